@@ -1,0 +1,5 @@
+"""Errors that a person can act on."""
+
+
+class UserError(ValueError):
+    """What was given, where (file, line, field), what is allowed, what to do: the command line prints it without a traceback."""
