@@ -1,0 +1,38 @@
+"""The bricks that networks are laid from. Each takes its own small frozen configuration; families differ in that data.
+
+Letters: R rows, T tokens of a row, S places that may be seen, D width, H heads, K key-value heads, W width of a head,
+F width inside the feed-forward brick, V vocabulary.
+"""
+
+from yanmo.layers.attention import Attention, AttentionConfig, Memory, attend
+from yanmo.layers.block import Block, BlockConfig
+from yanmo.layers.embedding import Embedding, EmbeddingConfig
+from yanmo.layers.feedforward import ACTIVATIONS, FeedForward, FeedForwardConfig
+from yanmo.layers.head import HeadConfig, VocabularyHead
+from yanmo.layers.norm import NormConfig, build_norm
+from yanmo.layers.rotary import RotaryConfig, rotate
+from yanmo.layers.start import StartConfig, start_weights
+from yanmo.layers.view import View
+
+__all__ = [
+    "ACTIVATIONS",
+    "Attention",
+    "AttentionConfig",
+    "Block",
+    "BlockConfig",
+    "Embedding",
+    "EmbeddingConfig",
+    "FeedForward",
+    "FeedForwardConfig",
+    "HeadConfig",
+    "Memory",
+    "NormConfig",
+    "RotaryConfig",
+    "StartConfig",
+    "View",
+    "VocabularyHead",
+    "attend",
+    "build_norm",
+    "rotate",
+    "start_weights",
+]

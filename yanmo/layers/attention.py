@@ -1,0 +1,108 @@
+"""Attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), with grouped key-value heads (Ainslie et al. 2023,
+arXiv:2305.13245), rotary positions and normed queries and keys as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from yanmo.layers.norm import NormConfig, build_norm
+from yanmo.layers.rotary import RotaryConfig, rotate
+from yanmo.layers.view import View
+
+PLAIN_SCORES = 256 * 256
+"""Scores of one head up to which two matrix products and a softmax beat the fused kernel on a CPU."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    heads: int
+    kv_heads: int
+    head_width: int
+    bias: bool = True
+    out_bias: bool = True
+    qk_norm: NormConfig | None = None
+    """Norm of each head's queries and keys, before they are turned (Qwen3)."""
+    window: int | None = None
+    """The largest distance seen, to either side."""
+    rotary: RotaryConfig | None = None
+    dropout: float = 0.0
+    """Of the attention weights."""
+    out_dropout: float = 0.0
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """How many of qkv's outputs are queries, keys and values."""
+        return self.heads * self.head_width, self.kv_heads * self.head_width, self.kv_heads * self.head_width
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The keys and values that one block has seen, (R, K, S, W) each, filled from the left up to `used` at most."""
+
+    keys: Tensor
+    values: Tensor
+    used: int
+
+    def extend(self, key: Tensor, value: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (R, K, T, W) new ones at (R, T) slots; returns all that are in use."""
+        rows = torch.arange(slots.shape[0], device=slots.device)[:, None]
+        self.keys[rows, :, slots] = key.transpose(1, 2).to(self.keys.dtype)
+        self.values[rows, :, slots] = value.transpose(1, 2).to(self.values.dtype)
+        return self.keys[:, :, : self.used].to(key.dtype), self.values[:, :, : self.used].to(value.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, config: AttentionConfig):
+        super().__init__()
+        self.config = config
+        self.qkv = nn.Linear(width, sum(config.rows), bias=config.bias)
+        self.query_norm = build_norm(config.head_width, config.qk_norm)
+        self.key_norm = build_norm(config.head_width, config.qk_norm)
+        self.out = nn.Linear(config.rows[0], width, bias=config.out_bias)
+        self.out_dropout = nn.Dropout(config.out_dropout)
+
+    def forward(self, x_RTD: Tensor, view: View, memory: Memory | None = None) -> Tensor:  # (R, T, D)
+        config = self.config
+        qkv = self.qkv(x_RTD).unflatten(-1, (-1, config.head_width))
+        query, key, value = qkv.split((config.heads, config.kv_heads, config.kv_heads), dim=2)
+        query = self.query_norm(query).transpose(1, 2)  # (R, H, T, W)
+        key, value = self.key_norm(key).transpose(1, 2), value.transpose(1, 2)  # (R, K, T, W)
+        if view.cos is not None and view.sin is not None:
+            query, key = rotate(query, view.cos, view.sin), rotate(key, view.cos, view.sin)
+        if memory is not None:
+            assert view.slots is not None, "a memory is written where the view says"
+            key, value = memory.extend(key, value, view.slots)
+        mixed = attend(query, key, value, view, config.dropout if self.training else 0.0)
+        return self.out_dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
+    """(R, H, T, W) queries over (R, K, S, W) keys and values to (R, H, T, W). The one place that chooses a kernel."""
+    if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= PLAIN_SCORES:
+        return attend_plain(query, key, value, view, dropout)
+    return attend_fused(query, key, value, view, dropout)
+
+
+def attend_plain(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
+    """Two matrix products and a softmax. Heads of a group share one product: keys and values are never repeated."""
+    rows, heads, length, width = query.shape
+    grouped = (rows, key.shape[1], -1, width)  # (R, K, H / K * T, W)
+    key = key.contiguous()  # transposing a strided view would make matmul gather it number by number
+    scores = (query * width**-0.5).reshape(grouped) @ key.transpose(-2, -1)
+    scores = scores.view(rows, heads, length, -1)
+    if view.mask is not None:
+        scores = scores + view.mask
+    weights = F.dropout(torch.softmax(scores, dim=-1), dropout, training=dropout > 0)
+    mixed = weights.view(rows, key.shape[1], -1, key.shape[2]) @ value
+    return mixed.view(rows, heads, length, width)
+
+
+def attend_fused(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0) -> Tensor:
+    """torch's own kernels: no (T, S) scores in memory."""
+    grouped = query.shape[1] != key.shape[1]
+    mask = None if view.triangle else view.mask
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=view.triangle, enable_gqa=grouped)

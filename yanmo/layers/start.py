@@ -1,0 +1,62 @@
+"""The weights before the first step, as the families' papers and reference code have them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from yanmo.layers.attention import Attention
+from yanmo.layers.feedforward import FeedForward
+from yanmo.layers.head import VocabularyHead
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    std: float = 0.02
+    cutoff: float | None = None
+    """Draw again what is further than so many std from 0."""
+    scaled: bool = False
+    """What is added to the residual path starts smaller by sqrt(2 * layers) (Radford et al. 2019, section 2.3)."""
+    scaled_head: bool = False
+    """So do the head's own matrices (ModernBERT)."""
+
+
+@torch.no_grad()
+def start_weights(network: nn.Module, layers: int, config: StartConfig) -> None:
+    """Matrices and tables normal around 0, biases 0, norms 1, and the padding id's row 0."""
+    small = config.std / math.sqrt(2 * layers)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            _draw(module.weight, config.std, config.cutoff)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            _draw(module.weight, config.std, config.cutoff)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            module.reset_parameters()
+    for module in network.modules():
+        if isinstance(module, Attention | FeedForward) and config.scaled:
+            _draw(module.out.weight, small, config.cutoff)
+        elif isinstance(module, VocabularyHead):
+            std = small if config.scaled_head else config.std
+            if module.dense is not None:
+                _draw(module.dense.weight, std, config.cutoff)
+            if not module.tied:
+                _draw(module.weight, std, config.cutoff)
+
+
+def _draw(weight: Tensor, std: float, cutoff: float | None) -> None:
+    """Normal; beyond the cutoff drawn again, as TensorFlow's truncated normal (torch's own takes twenty times as long)."""
+    weight.normal_(0.0, std)
+    if cutoff is None or weight.is_meta:
+        return
+    beyond = (weight.abs() > cutoff * std).flatten().nonzero()[:, 0]
+    while len(beyond):
+        again = torch.empty(len(beyond), dtype=weight.dtype, device=weight.device).normal_(0.0, std)
+        weight.view(-1)[beyond] = again
+        beyond = beyond[again.abs() > cutoff * std]

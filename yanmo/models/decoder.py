@@ -1,0 +1,86 @@
+"""Decoders: every token sees itself and what stands before it in its document.
+
+GPT-2: Radford et al. 2019; openai/gpt-2 src/model.py. Llama: Touvron et al. 2023, arXiv:2302.13971. Qwen3: Yang et al.
+2025, arXiv:2505.09388. They differ in data, not in order of operations. Documents of a row are apart where `packed`
+numbers them apart; a row whose documents are to see one another is one document here, its positions running through.
+Letters: R rows, T tokens of a row, S places of the cache, D width, K key-value heads, W width of a head.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from yanmo.batch import Packed
+from yanmo.errors import UserError
+from yanmo.layers import Memory, View
+from yanmo.models.network import Network, NetworkConfig, compute_dtype
+
+
+class KeyValueCache:
+    """The keys and values of every block for `rows` rows of one document each, filled from the left, each at its own pace.
+
+    Make the next input with `take`: it knows where every row stands. Raises UserError when a row would pass `places`.
+    """
+
+    def __init__(self, config: NetworkConfig, rows: int, places: int, like: Tensor):
+        """`like` gives the device and the number type."""
+        if places > config.length:
+            raise UserError(
+                f"{places} tokens are longer than the {config.length} positions of this {config.family}; "
+                "ask for fewer new tokens or shorten the prompt"
+            )
+        shapes = [(rows, kind.attention.kv_heads, places, kind.attention.head_width) for kind in config.blocks]
+        dtype = compute_dtype(like)
+        self.keys = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
+        self.values = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.places = places
+        self.used = 0
+
+    def take(self, tokens: Tensor, counts: Tensor | None = None) -> Packed:
+        """(R, T) new tokens as Packed. counts: (R,), how many of a row's tokens are real, from the left; default all."""
+        length = tokens.shape[1]
+        place = torch.arange(length, device=tokens.device)[None]
+        real = torch.ones_like(tokens) if counts is None else (place < counts[:, None]).long()
+        return Packed(tokens, real, self.lengths[:, None] + place)
+
+    def advance(self, packed: Packed) -> None:
+        """Count the real tokens of `packed`, whose keys and values have been written."""
+        self.lengths = self.lengths + (packed.documents > 0).sum(1)
+        self.used = int(self.lengths.max())
+
+
+class Decoder(Network):
+    def __init__(self, config: NetworkConfig):
+        assert config.causal, "a bidirectional configuration belongs to an Encoder"
+        super().__init__(config)
+
+    def cache(self, rows: int, places: int) -> KeyValueCache:
+        """An empty cache for `rows` rows of at most `places` tokens, prompt included."""
+        return KeyValueCache(self.config, rows, places, self.embed.tokens.weight.detach())
+
+    def forward(self, packed: Packed, cache: KeyValueCache | None = None) -> Tensor:
+        """Hidden states, (R, T, D). With a cache, `packed` is what `cache.take` made; it is remembered, without gradient."""
+        if cache is not None:
+            return self._continue(packed, cache)
+        self.check_length(packed)
+        x_RTD = self.embed(packed)
+        views = self.views(partial(View.of, packed, True, compute_dtype(x_RTD)))
+        for block, view in zip(self.blocks, views, strict=True):
+            x_RTD = block(x_RTD, view)
+        return self.norm(x_RTD)
+
+    @torch.no_grad()
+    def _continue(self, packed: Packed, cache: KeyValueCache) -> Tensor:
+        used = cache.used + packed.tokens.shape[1]
+        if used > cache.places:
+            raise UserError(f"the cache holds {cache.places} tokens a row and {used} are needed; make it larger")
+        x_RTD = self.embed(packed)
+        views = self.views(partial(View.of_memory, packed, used, compute_dtype(x_RTD)))
+        for block, view, keys, values in zip(self.blocks, views, cache.keys, cache.values, strict=True):
+            x_RTD = block(x_RTD, view, Memory(keys, values, used))
+        cache.advance(packed)
+        return self.norm(x_RTD)
