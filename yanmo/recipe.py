@@ -72,17 +72,17 @@ class Clean(Section):
 class Filter(Section):
     """Documents to drop. Lengths are in characters, so that they mean the same for text without spaces."""
 
-    min_characters: int = Field(10, ge=0)
+    min_characters: int = Field(default=10, ge=0)
     """Shorter documents are dropped."""
-    max_characters: int | None = Field(None, ge=1)
+    max_characters: int | None = Field(default=None, ge=1)
     """Longer documents are dropped; by default none is."""
-    repetition: float | None = Field(0.5, gt=0, le=1)
+    repetition: float | None = Field(default=0.5, gt=0, le=1)
     """Largest share of the text that repeated character n-grams may cover; null switches the filter off."""
-    symbols: float | None = Field(0.4, gt=0, le=1)
+    symbols: float | None = Field(default=0.4, gt=0, le=1)
     """Largest share of characters that are neither letters, ideographs, digits, punctuation nor space; null switches it off."""
     languages: tuple[str, ...] = ()
     """Languages to keep (codes such as zh, en, ja); empty keeps all."""
-    language_confidence: float = Field(0.5, ge=0, le=1)
+    language_confidence: float = Field(default=0.5, ge=0, le=1)
     """Least confidence at which a detected language counts."""
 
 
@@ -93,9 +93,9 @@ class Deduplicate(Section):
     """Drop documents whose text, spaces and case apart, was seen before."""
     near: bool = True
     """Drop near-duplicates: MinHash over character shingles for CJK, over words otherwise."""
-    similarity: float = Field(0.8, gt=0, le=1)
+    similarity: float = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity from which two documents are near-duplicates."""
-    permutations: int = Field(128, ge=16, le=1024)
+    permutations: int = Field(default=128, ge=16, le=1024)
     """MinHash permutations: more are more exact and slower."""
 
 
@@ -104,7 +104,7 @@ class Decontaminate(Section):
 
     files: tuple[str, ...] = ()
     """Files (read like sources) whose text must not be trained on."""
-    ngram: int = Field(13, ge=3)
+    ngram: int = Field(default=13, ge=3)
     """Length of a shared n-gram: words, or characters of CJK text."""
 
 
@@ -117,11 +117,11 @@ class Corpus(Section):
     filter: Filter = Filter()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
-    validation: float = Field(0.02, gt=0, lt=1)
+    validation: float = Field(default=0.02, gt=0, lt=1)
     """Share of documents held out, chosen by the hash of the document."""
     on_error: Literal["raise", "skip"] = "raise"
     """A record that cannot be read: stop, or count and list it and go on."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(default=None, ge=1)
     """Processes; by default one for each core."""
 
     @field_validator("sources", mode="before")
@@ -139,13 +139,13 @@ class Tokenizer(Section):
 
     kind: TokenizerKind | None = None
     """By default what the family uses: wordpiece (bert), byte-bpe (roberta, modernbert, gpt2, qwen3), bpe (llama)."""
-    vocabulary: int = Field(16_000, ge=16)
+    vocabulary: int = Field(default=16_000, ge=16)
     """How many tokens, special tokens included."""
     lowercase: bool = False
     """Fold case (WordPiece, Unigram and character level)."""
-    min_frequency: int = Field(2, ge=1)
+    min_frequency: int = Field(default=2, ge=1)
     """Pieces seen less often do not enter the vocabulary."""
-    sample_megabytes: float = Field(200, gt=0)
+    sample_megabytes: float = Field(default=200, gt=0)
     """Text that training reads, sampled evenly over the corpus: this caps its memory."""
     file: str | None = None
     """An existing tokenizer.json, or a model folder that has one; nothing is trained then."""
@@ -158,16 +158,16 @@ class Model(Section):
     """Which network: encoders bert, roberta, modernbert; decoders gpt2, llama, qwen3."""
     size: Size = "mini"
     """tiny, mini, small, medium, base, large."""
-    layers: int | None = Field(None, ge=1)
-    width: int | None = Field(None, ge=1)
-    heads: int | None = Field(None, ge=1)
-    kv_heads: int | None = Field(None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
     """Key-value heads (llama, qwen3)."""
-    feedforward: int | None = Field(None, ge=1)
+    feedforward: int | None = Field(default=None, ge=1)
     """Width inside the feed-forward brick."""
-    positions: int | None = Field(None, ge=1)
+    positions: int | None = Field(default=None, ge=1)
     """The longest document the network can see; by default the row length or the preset's, whichever is larger."""
-    dropout: float | None = Field(None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     start: str | None = None
     """A model folder, ours or transformers', to go on from; family, size and dimensions are then the folder's."""
 
@@ -186,7 +186,7 @@ class MaskedObjective(Section):
     kind: Literal["masked"] = "masked"
     unit: Literal["word", "token", "span"] = "word"
     """What is masked as a whole: a word (Chinese words by a segmenter), a token, or a span of words (Joshi et al. 2019)."""
-    rate: float = Field(0.15, gt=0, lt=1)
+    rate: float = Field(default=0.15, gt=0, lt=1)
     """Share of tokens that are predicted."""
     replace: Literal["80-10-10", "mask"] = "80-10-10"
     """Picked tokens become [MASK] 80%, a random token 10%, stay 10%; or always [MASK]."""
@@ -208,35 +208,35 @@ Objective = Annotated[MaskedObjective | CausalObjective, Field(discriminator="ki
 class Training(Section):
     """The trainer. Exactly one budget: steps, tokens, epochs or minutes."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Budget in optimizer steps."""
-    tokens: int | None = Field(None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
     """Budget in tokens read."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Budget in passes over the training text."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
     """Budget in minutes, turned into steps once, at the start, by measuring."""
-    rows: int = Field(32, ge=1)
+    rows: int = Field(default=32, ge=1)
     """Rows of an optimizer step, over all ranks."""
-    length: int = Field(256, ge=8)
+    length: int = Field(default=256, ge=8)
     """Tokens of a row."""
-    micro_rows: int | None = Field(None, ge=1)
+    micro_rows: int | None = Field(default=None, ge=1)
     """Rows that go through the network at once on one rank; by default all of the rank's rows."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     """Peak of AdamW's learning rate; by default what suits the width."""
-    matrix_learning_rate: float | None = Field(None, gt=0)
+    matrix_learning_rate: float | None = Field(default=None, gt=0)
     """Peak of Muon's learning rate for matrices (ignored, and refused, with adamw)."""
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     """On matrices only; vectors, norms and embeddings have none."""
-    clip: float | None = Field(1.0, gt=0)
+    clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; null switches clipping off."""
     schedule: Literal["cosine", "linear", "constant-decay", "inverse-sqrt"] = "linear"
     """How the learning rate goes after warmup; constant-decay stays at the peak and falls to zero over the last `decay`."""
-    warmup: float = Field(0.05, ge=0, lt=1)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the rate rises."""
-    decay: float = Field(0.3, gt=0, le=1)
+    decay: float = Field(default=0.3, gt=0, le=1)
     """Share of the steps over which constant-decay falls."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 compute with fp32 master weights where the device has it, fp32 elsewhere."""
@@ -244,17 +244,17 @@ class Training(Section):
     """Compile the blocks; by default what measures best on the device."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    validate_every: int | None = Field(None, ge=1)
+    validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations; by default ten validations in a run."""
-    validation_rows: int = Field(128, ge=1)
+    validation_rows: int = Field(default=128, ge=1)
     """Rows of the fixed validation set."""
-    save_every: int | None = Field(None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; by default about every five minutes and at every validation's best."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Latest checkpoints kept, besides the best."""
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
     """Where metrics go besides metrics.jsonl and TensorBoard; the package must be installed."""
-    loader_workers: int | None = Field(None, ge=0)
+    loader_workers: int | None = Field(default=None, ge=0)
     """Processes that build batches; by default none on a CPU, two for each GPU."""
 
     @model_validator(mode="after")
@@ -270,7 +270,7 @@ class Training(Section):
 class Evaluation(Section):
     """What is measured and shown after training."""
 
-    pseudo_likelihood: int = Field(50, ge=0)
+    pseudo_likelihood: int = Field(default=50, ge=0)
     """Held-out sentences whose pseudo-log-likelihood is measured (encoders; slow, one pass a token)."""
     fill: tuple[str, ...] = ()
     """Sentences with [MASK] to fill in (encoders)."""
@@ -281,11 +281,11 @@ class Evaluation(Section):
 class Recipe(Section):
     """Everything a run does."""
 
-    name: str = Field("run", pattern=r"^[\w][\w.\-]*$")
+    name: str = Field(default="run", pattern=r"^[\w][\w.\-]*$")
     """The run's folder below `runs`."""
     language: Literal["en", "zh"] = "en"
     """The language of the report."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     runs: str = "runs"
     """The folder that holds run folders."""
     corpus: Corpus = Corpus()
@@ -312,6 +312,9 @@ class Recipe(Section):
         needed = _kind_for(self.model.family)
         if self.model.start is None and self.objective.kind != needed:
             raise ValueError(f"objective {self.objective.kind} does not fit family {self.model.family}: it needs {needed}")
+        paired = isinstance(self.objective, MaskedObjective) and self.objective.sentences != "none"
+        if paired and self.model.start is None and self.model.family != "bert":
+            raise ValueError(f"objective.sentences {self.objective.sentences} needs family bert: {self.model.family} has no pair head")
         if self.model.positions is not None and self.model.positions < self.training.length:
             raise ValueError(
                 f"training.length {self.training.length} is longer than model.positions {self.model.positions}; "

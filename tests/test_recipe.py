@@ -1,0 +1,89 @@
+"""The recipe: defaults, then the file, then the command line; what is wrong is named, with the nearest thing that is right."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from yanmo.errors import UserError
+from yanmo.recipe import Recipe, parse_recipe, read_recipe, write_yaml
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_read_and_write_back(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    assert parse_recipe(yaml.safe_load(write_yaml(recipe)), "written") == recipe
+
+
+def test_the_command_line_wins_over_the_file_and_replaces_its_budget(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("name: a\ntraining: {minutes: 3, rows: 8}\n")
+    recipe = read_recipe(file, ["training.steps=5", "name=b", "corpus.sources=[x, {path: y, text: body}]"])
+    assert (recipe.name, recipe.training.steps, recipe.training.minutes, recipe.training.rows) == ("b", 5, None, 8)
+    assert [(source.path, source.text) for source in recipe.corpus.sources] == [("x", "text"), ("y", "body")]
+
+
+def test_the_objective_follows_the_family() -> None:
+    assert read_recipe(None, ["model.family=llama"]).objective.kind == "causal"
+    assert read_recipe(None, ["model.family=roberta", "objective.rate=0.2"]).objective.kind == "masked"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.minuts=10"], "training.minuts: no such key; did you mean minutes?"),
+        (["corpus.clean.mojibak=true"], "corpus.clean.mojibak: no such key; did you mean mojibake?"),
+        (["corpus.sources=[{path: a, tex: b}]"], "corpus.sources.0.tex: no such key; did you mean text?"),
+        (["objective.rat=0.2"], "objective.rat: no such key; did you mean rate?"),
+        (["model.family=bart"], "'bart' is not known; did you mean bert?"),
+        (["training.schedule=cosin"], "did you mean cosine?"),
+        (["training.steps=3", "training.rows=many"], "training.rows: "),
+        (["model.width=100", "model.heads=3"], "width 100 is not divisible by heads 3"),
+        (["model.family=llama", "model.heads=4", "model.kv_heads=3"], "heads 4 is not divisible by kv_heads 3"),
+        (["model.family=gpt2", "objective.kind=masked"], "objective masked does not fit family gpt2: it needs causal"),
+        (["model.positions=64", "training.length=128"], "training.length 128 is longer than model.positions 64"),
+        (["training.optimizer=adamw", "training.matrix_learning_rate=0.1"], "matrix_learning_rate belongs to optimizer muon"),
+        (["model.family=roberta", "objective.sentences=next"], "sentences"),
+        (["training"], "is not an override"),
+        (["name=b", "name.first=a"], "name is not a section"),
+        (["seed=-1"], "seed"),
+    ],
+)
+def test_what_is_wrong_is_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_recipe(None, overrides)
+    assert message in str(caught.value)
+
+
+def test_two_budgets_in_a_file_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("training: {minutes: 3, steps: 8}\n")
+    with pytest.raises(UserError, match="budgets given: steps, minutes"):
+        read_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not YAML"), ("- a", "a recipe is a tree"), (None, "no such recipe")]
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "r.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_recipe(file)
+
+
+def test_the_schema_says_something_of_every_setting() -> None:
+    schema = Recipe.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    plain = {"layers", "width", "heads", "dropout", "seed", "kind"}          # their names say it
+    silent = [
+        name
+        for section in sections
+        for name, field in section["properties"].items()
+        if "description" not in field and name not in plain and "$ref" not in field
+    ]
+    assert not silent
