@@ -312,9 +312,9 @@ class Recipe(Section):
         needed = _kind_for(self.model.family)
         if self.model.start is None and self.objective.kind != needed:
             raise ValueError(f"objective {self.objective.kind} does not fit family {self.model.family}: it needs {needed}")
-        paired = isinstance(self.objective, MaskedObjective) and self.objective.sentences != "none"
-        if paired and self.model.start is None and self.model.family != "bert":
-            raise ValueError(f"objective.sentences {self.objective.sentences} needs family bert: {self.model.family} has no pair head")
+        pairs = getattr(self.objective, "sentences", "none")
+        if pairs != "none" and self.model.start is None and self.model.family != "bert":
+            raise ValueError(f"objective.sentences {pairs} needs family bert: {self.model.family} has no head for pairs")
         if self.model.positions is not None and self.model.positions < self.training.length:
             raise ValueError(
                 f"training.length {self.training.length} is longer than model.positions {self.model.positions}; "
