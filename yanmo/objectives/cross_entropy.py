@@ -1,0 +1,87 @@
+"""Cross entropy over a large vocabulary, without ever holding the scores of all places.
+
+The gradients are made on the way forward, while a chunk's scores are at hand, and are scaled on the way back: as in Wijmans
+et al. 2024, arXiv:2411.09009 (section 4), and Liger Kernel's fused linear cross entropy (Hsu et al. 2024, arXiv:2410.10989).
+Letters: N places that have a target, n of them in a chunk, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yanmo.layers.head import VocabularyHead
+
+CHUNK = 1024
+"""Places whose scores are held at once. Fewer read the vocabulary's matrix and its gradient more often, which costs where
+memory is slow or shared; more take memory and win nothing."""
+TILE_BYTES = 6 << 20
+"""Scores that are widened to float32 at once, on a CPU: what stays in cache from one pass over them to the next."""
+
+
+def cross_entropy(head: VocabularyHead, hidden: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed cross entropy in nats and the number of right answers, from hidden (N, D) and answers (N,).
+
+    Both are scalars. Statistics are in float32 whatever the scores are in (float64 stays). The gradient is that of
+    F.cross_entropy(head(hidden), answers, reduction="sum"); right are places whose best score is the answer's.
+    """
+    features = head.features(hidden)
+    weight = head.weight.to(features.dtype)               # nothing, but under autocast
+    bias = None if head.bias is None else head.bias.to(features.dtype)
+    return _CrossEntropy.apply(features, weight, bias, answers, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, answers: Tensor, learns: bool
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(features.dtype, torch.float32)
+        total, correct = features.new_zeros((), dtype=wide), features.new_zeros((), dtype=wide)
+        learns = learns and any(ctx.needs_input_grad)
+        grad_features = torch.empty_like(features) if learns else features
+        grad_weight = torch.zeros_like(weight) if learns else weight     # in bf16 one rounding for every chunk
+        grad_bias = torch.zeros_like(weight[:, 0], dtype=wide)
+        for part, asked, out in zip(
+            features.split(CHUNK), answers.split(CHUNK), grad_features.split(CHUNK), strict=True
+        ):
+            scores = F.linear(part, weight, bias)
+            loss, right = _to_gradient(scores, asked, wide, learns)
+            total += loss
+            correct += right
+            if learns:
+                torch.mm(scores, weight, out=out)
+                grad_weight.addmm_(scores.t(), part)
+                if bias is not None:
+                    grad_bias += scores.sum(0, dtype=wide)
+        if learns:
+            ctx.gradients = grad_features, grad_weight, None if bias is None else grad_bias.to(bias.dtype)
+        ctx.mark_non_differentiable(correct)
+        return total, correct
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, weight, bias = ctx.gradients
+        return features * grad_total, weight * grad_total, None if bias is None else bias * grad_total, None, None
+
+
+def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> tuple[Tensor, Tensor]:
+    """The summed loss and the number right of scores (n, V), whose place their gradient takes when `learns`."""
+    total, correct = scores.new_zeros((), dtype=wide), scores.new_zeros((), dtype=wide)
+    width = scores.shape[1] * torch.finfo(wide).bits // 8
+    tile = max(1, TILE_BYTES // width) if scores.device.type == "cpu" else len(scores) or 1
+    for rows, asked in zip(scores.split(tile), answers.split(tile), strict=True):
+        best = rows.amax(-1)
+        given = rows.gather(1, asked[:, None])
+        chances = torch.softmax(rows, -1, dtype=wide)
+        log_sum = best - chances.amax(-1).log()           # the best one's chance is never too small for a logarithm
+        total += (log_sum - given[:, 0]).sum()
+        hits = (given[:, 0] == best).nonzero()[:, 0]      # a score in bf16 may be as good as another: argmax decides
+        correct += (rows[hits].argmax(-1) == asked[hits]).sum()
+        if learns:
+            rows.copy_(chances.scatter_add_(1, asked[:, None], chances.new_full((1, 1), -1.0).expand(len(asked), 1)))
+    return total, correct
