@@ -25,12 +25,12 @@ def causal(documents="apart", family="gpt2"):
 def test_targets_apart():
     rows = [row_of(piece_of([10, 11, 12]), piece_of([20, 21], ends=False)), row_of(piece_of([30]))]
     batch = causal().collate(rows, 8)
-    assert batch.packed.tokens.tolist() == [[10, 11, 12, EOS, 20, 21, PAD, PAD], [30, EOS] + [PAD] * 6]
-    assert batch.packed.documents.tolist() == [[1, 1, 1, 1, 2, 2, 0, 0], [1, 1] + [0] * 6]
-    assert batch.packed.positions.tolist() == [[0, 1, 2, 3, 0, 1, 0, 0], [0, 1] + [0] * 6]
-    assert batch.places.tolist() == [0, 1, 2, 4, 8]
-    assert batch.answers.tolist() == [11, 12, EOS, 21, EOS]
-    assert batch.counts == {"causal": 5, "accuracy": 5}
+    assert batch.packed.tokens.tolist() == [[EOS, 10, 11, 12, EOS, EOS, 20, 21], [EOS, 30, EOS] + [PAD] * 5]
+    assert batch.packed.documents.tolist() == [[1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1] + [0] * 5]
+    assert batch.packed.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2] + [0] * 5]
+    assert batch.places.tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+    assert batch.answers.tolist() == [10, 11, 12, EOS, 20, 21, 30, EOS]
+    assert batch.counts == {"causal": 8, "accuracy": 8}
 
 
 def test_targets_joined():
@@ -43,8 +43,8 @@ def test_targets_joined():
 
 def test_whole_rows_say_so():
     objective = causal()
-    assert objective.collate([row_of(piece_of(range(10, 17)))], 8).packed.whole
-    assert not objective.collate([row_of(piece_of(range(10, 16)))], 8).packed.whole
+    assert objective.collate([row_of(piece_of(range(10, 16)))], 8).packed.whole
+    assert not objective.collate([row_of(piece_of(range(10, 15)))], 8).packed.whole
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

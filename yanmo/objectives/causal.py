@@ -40,7 +40,9 @@ class Causal(Objective):
     def __init__(self, network: Network, tokens: Tokens, recipe: CausalObjective):
         super().__init__(network)
         self.recipe = recipe
-        self.prefix, self.suffix, self.pad = tokens.prefix, tokens.suffix, tokens.pad
+        # Where a family begins a text with nothing, the end of the text before stands in front: else no first token is learned.
+        before = tokens.suffix[-1:] if recipe.documents == "apart" else ()
+        self.prefix, self.suffix, self.pad = tokens.prefix or before, tokens.suffix, tokens.pad
 
     def places(self, tokens: int) -> int:
         return tokens + len(self.prefix) + len(self.suffix)

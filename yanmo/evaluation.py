@@ -1,0 +1,230 @@
+"""What a network has learned, measured on text that it was not trained on.
+
+Losses are sums with counts over the whole validation split, divided once; scores over the vocabulary are never kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, pairwise, zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from yanmo.batch import Order, to_device
+from yanmo.corpus import iterate_texts
+from yanmo.errors import UserError
+from yanmo.models import Network
+from yanmo.objectives import Masked, MaskedBatch, build_objective
+from yanmo.progress import Progress, silent
+from yanmo.recipe import Recipe
+from yanmo.scoring import PLACES, log_likelihood, pseudo_log_likelihood
+from yanmo.shards import Shards
+from yanmo.tokenizer import Tokens, encode_documents
+from yanmo.tokenizer.borders import Segmenter, sentence_starts
+
+COUNTED = 1 << 24
+"""Training tokens that are looked at, spread evenly, to find the most frequent one."""
+SENTENCE_TOKENS = 4
+"""Shorter sentences say little and are not taken."""
+LOOKED_AT = 20_000
+"""Characters of a document in which a sentence is looked for."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; None where it does not apply.
+
+    losses: nats per target by name; "causal" is per token of text, the end of text not counted. perplexity: e to the first
+    loss. bits_per_byte: bits for all tokens of some texts over their bytes in UTF-8, by the likelihood of whole documents
+    for decoders and by the pseudo-likelihood of sentences for encoders, which is not the length of a code and only compares
+    with other pseudo-likelihoods. masked_accuracy and baseline_accuracy (always the token that is most frequent in training)
+    are over the same targets. sentence_accuracy: of next-sentence or sentence-order prediction. pseudo_perplexity: e to the
+    negative pseudo-log-likelihood per token. counts: how much all this was measured on.
+    """
+
+    losses: dict[str, float]
+    perplexity: float
+    bits_per_byte: float | None = None
+    bits_per_byte_by: Literal["likelihood", "pseudo-likelihood"] | None = None
+    masked_accuracy: float | None = None
+    baseline_accuracy: float | None = None
+    sentence_accuracy: float | None = None
+    pseudo_perplexity: float | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A tree of plain values, without what does not apply."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class MaskedFigures:
+    """Means over all targets of a masking: losses in nats, accuracies as shares. targets: how many each had."""
+
+    means: dict[str, float]
+    baseline_accuracy: float
+    targets: dict[str, int]
+
+
+def evaluate(
+    network: Network,
+    tokens: Tokens,
+    recipe: Recipe,
+    folder: Path | str,
+    progress: Progress = silent,
+    *,
+    within_word: bool = False,
+) -> Evaluation:
+    """Measure a network on the held-out documents of a run folder (its shards, and for encoders its corpus).
+
+    within_word: see pseudo_log_likelihood. Raises UserError where network and recipe or tokenizer and shards do not belong
+    together, and when nothing was held out.
+    """
+    folder = Path(folder)
+    validation = Shards.open(folder / "shards", "validation", tokens.hash)
+    if not validation.token_total:
+        raise UserError(f"{folder / 'shards'}: nothing was held out; raise corpus.validation, or give more documents")
+    objective = build_objective(recipe, network, tokens)
+    if not isinstance(objective, Masked):
+        return evaluate_causal(network, tokens, validation, recipe.training.length, progress)
+    train = Shards.open(folder / "shards", "train", tokens.hash, check=False)
+    order = Order(validation, recipe.training.length, objective, recipe.seed, shuffle=False)
+    guess = most_frequent(train, tokens)
+    masked = evaluate_masked(objective, order, guess, progress)
+    texts = iterate_texts(folder / "corpus", "validation")
+    sentences = held_out_sentences(texts, tokens, recipe.evaluation.pseudo_likelihood, network.config.length, recipe.seed)
+    pseudo = _pseudo(network, tokens, sentences, within_word, progress) if sentences else {}
+    accuracies = [mean for name, mean in masked.means.items() if name.endswith("_accuracy")]
+    return Evaluation(
+        losses={name: mean for name, mean in masked.means.items() if not name.endswith("accuracy")},
+        perplexity=_exp(masked.means["masked"]),
+        masked_accuracy=masked.means["accuracy"],
+        baseline_accuracy=masked.baseline_accuracy,
+        sentence_accuracy=accuracies[0] if accuracies else None,
+        counts={
+            "documents": len(validation),
+            "tokens": validation.token_total,
+            "bytes": int(validation.text_bytes.sum()),
+            **{f"{name}_targets": count for name, count in masked.targets.items() if not name.endswith("accuracy")},
+            "sentences": len(sentences),
+        },
+        **pseudo,
+    )
+
+
+def evaluate_causal(
+    network: Network, tokens: Tokens, documents: Shards, window: int | None = None, progress: Progress = silent
+) -> Evaluation:
+    """Loss, perplexity and bits per byte of a decoder on whole documents: every token of text is scored once and the end of
+    text is not; bits per byte are the nats of all tokens / ln 2 / the bytes of the documents. See log_likelihood for what a
+    token is given. window: places read at once, best the length of rows in training."""
+    nats = -float(log_likelihood(network, tokens, documents, window=window, progress=progress).sum())
+    size = int(documents.text_bytes.sum())
+    loss = nats / documents.token_total
+    return Evaluation(
+        losses={"causal": loss},
+        perplexity=_exp(loss),
+        bits_per_byte=nats / math.log(2) / size,
+        bits_per_byte_by="likelihood",
+        counts={"documents": len(documents), "tokens": documents.token_total, "bytes": size},
+    )
+
+
+@torch.no_grad()
+def evaluate_masked(objective: Masked, order: Order, guess: int, progress: Progress = silent) -> MaskedFigures:
+    """The objective's losses and accuracies over one epoch of a fixed order, and how often `guess` would have been right."""
+    network = objective.network
+    device, training = network.embed.tokens.weight.device, network.training
+    totals: dict[str, float] = {}
+    targets: dict[str, int] = {}
+    guessed = 0
+    objective.eval()
+    try:
+        for numbers in _batches(order):
+            batch: MaskedBatch = objective.collate([order.row(number) for number in numbers], order.length)
+            guessed += int((batch.answers == guess).sum())
+            for name, loss in objective(to_device(batch, device)).items():
+                totals[name] = totals.get(name, 0.0) + float(loss.total)
+                targets[name] = targets.get(name, 0) + loss.count
+            progress(numbers[-1] + 1, order.rows_per_epoch, "rows")
+    finally:
+        objective.train(training)
+    if not targets["masked"]:
+        raise UserError("the held-out text is too short for a single masked token; raise corpus.validation")
+    means = {name: totals[name] / count if count else math.nan for name, count in targets.items()}
+    return MaskedFigures(means, guessed / targets["masked"], targets)
+
+
+def most_frequent(train: Shards, tokens: Tokens) -> int:
+    """The id that stands most often in the training text, special tokens apart; the smallest of equals."""
+    counts = np.zeros(tokens.size, np.int64)
+    held: list[np.ndarray] = []
+    for document in range(0, len(train), max(1, train.token_total // COUNTED)):
+        held.append(train[document][0])
+        if len(held) == 1024:
+            counts += np.bincount(np.concatenate(held), minlength=tokens.size)
+            held = []
+    if held:
+        counts += np.bincount(np.concatenate(held), minlength=tokens.size)
+    counts[list(tokens.special)] = 0
+    return int(counts.argmax())
+
+
+def held_out_sentences(texts: Iterable[str], tokens: Tokens, count: int, longest: int, seed: int = 0) -> list[str]:
+    """At most `count` sentences of as many different texts as can be, a function of the texts and the seed.
+
+    Left out are those of fewer than SENTENCE_TOKENS tokens and those that do not fit into `longest` places.
+    """
+    if not count:
+        return []
+    rng = np.random.default_rng(seed)
+    drawn: list[str] = []
+    for number, text in enumerate(texts):  # reservoir sampling (Vitter 1985, algorithm R)
+        if number < count:
+            drawn.append(text)
+        elif (place := int(rng.integers(number + 1))) < count:
+            drawn[place] = text
+    around = len(tokens.prefix) + len(tokens.suffix)
+    fitting = []
+    for text in drawn:
+        sentences = sentences_of(text[:LOOKED_AT])
+        lengths = [len(ids) for ids in tokens.encode(sentences)]
+        good = [one for one, length in zip(sentences, lengths, strict=True) if SENTENCE_TOKENS <= length <= longest - around]
+        fitting.append([good[place] for place in rng.permutation(len(good))])
+    in_turn = chain.from_iterable(zip_longest(*fitting))
+    return [sentence for sentence in in_turn if sentence is not None][:count]
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text, without the white space around them."""
+    segmenter = Segmenter()
+    segments = segmenter.cut([text])
+    starts = segments.begins[:-1][sentence_starts(segmenter.flags[segments.kinds], segments)].tolist()
+    parts = (text[start:end].strip() for start, end in pairwise([*starts, len(text)]))
+    return [part for part in parts if part]
+
+
+def _pseudo(network: Network, tokens: Tokens, sentences: Sequence[str], within_word: bool, progress: Progress) -> dict[str, Any]:
+    """Pseudo-perplexity and bits per byte over all tokens and bytes of the sentences."""
+    encoded = encode_documents(tokens, sentences)
+    nats = -float(pseudo_log_likelihood(network, tokens, encoded, within_word=within_word, progress=progress).sum())
+    return {
+        "pseudo_perplexity": _exp(nats / sum(len(text.tokens) for text in encoded)),
+        "bits_per_byte": nats / math.log(2) / sum(len(text.encode()) for text in sentences),
+        "bits_per_byte_by": "pseudo-likelihood",
+    }
+
+
+def _batches(order: Order) -> Iterator[range]:
+    """The numbers of an epoch's rows, as many at once as have PLACES places."""
+    size = max(1, PLACES // order.length)
+    return (range(first, min(first + size, order.rows_per_epoch)) for first in range(0, order.rows_per_epoch, size))
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
