@@ -206,7 +206,7 @@ Objective = Annotated[MaskedObjective | CausalObjective, Field(discriminator="ki
 
 
 class Training(Section):
-    """The trainer. Exactly one budget: steps, tokens, epochs or minutes."""
+    """The trainer. At most one budget: steps, tokens, epochs or minutes; with none, one epoch."""
 
     steps: int | None = Field(default=None, ge=1)
     """Budget in optimizer steps."""

@@ -60,6 +60,7 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         self.qkv = nn.Linear(width, sum(config.rows), bias=config.bias)
+        self.qkv.weight.parts = config.rows  # type: ignore[attr-defined]  # an optimizer of matrices takes them one by one
         self.query_norm = build_norm(config.head_width, config.qk_norm)
         self.key_norm = build_norm(config.head_width, config.qk_norm)
         self.out = nn.Linear(config.rows[0], width, bias=config.out_bias)

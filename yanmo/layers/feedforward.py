@@ -38,6 +38,8 @@ class FeedForward(nn.Module):
         self.gated = config.gated
         self.activation = ACTIVATIONS[config.activation]
         self.inner = nn.Linear(width, config.width * (2 if config.gated else 1), bias=config.bias)
+        if config.gated:
+            self.inner.weight.parts = (config.width, config.width)  # type: ignore[attr-defined]  # as in attention
         self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Linear(config.width, width, bias=config.bias)
         self.out_dropout = nn.Dropout(config.out_dropout)

@@ -1,0 +1,198 @@
+"""Pretraining speed and memory against transformers, on this machine, both sides in one run.
+
+    python benchmarks/pretraining_speed.py [--family bert gpt2] [--rounds 3] [--layers 4 --width 512 --rows 32 --length 256]
+
+Every side is a process of its own, and the sides take turns round after round, so that a slow minute of a shared machine hits
+all of them. A side's figure is the median of its steps; what is reported is the median over the rounds and, for ratios, the
+median and the range of the rounds' own ratios. The work is the same: rows that are full, one document a row, AdamW, gradients
+clipped to 1, 15% of the tokens masked (bert) or every next token (gpt2). Ours runs through the trainer itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+VOCABULARY = 21_128
+WARM_UP = 2
+SIDES = ("ours", "ours muon", "transformers fp32", "transformers bf16", "transformers bf16 compile")
+
+
+def main() -> None:
+    options = _options()
+    if options.side:
+        print(json.dumps(_measure(options)))
+        return
+    for family in options.family:
+        rounds = [{side: _in_process(side, family) for side in SIDES} for _ in range(options.rounds)]
+        _print(family, rounds, options)
+
+
+def _print(family: str, rounds: list[dict[str, dict[str, float]]], options: argparse.Namespace) -> None:
+    print(f"\n{family}: {options.layers} x {options.width}, vocabulary {VOCABULARY}, {options.rows} rows of {options.length}, "
+          f"{options.rounds} rounds")
+    print(f"{'':28}{'tokens/s':>10}{'range':>16}{'ours is faster by':>24}{'peak MB':>10}")
+    for side in SIDES:
+        speeds = [one[side]["tokens_per_second"] for one in rounds]
+        ratios = [one["ours"]["tokens_per_second"] / one[side]["tokens_per_second"] for one in rounds]
+        ratio = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        memory = median(one[side]["peak_megabytes"] for one in rounds)
+        print(f"{side:28}{median(speeds):>10,.0f}{f'{min(speeds):,.0f}-{max(speeds):,.0f}':>16}{ratio:>24}{memory:>10,.0f}")
+    shares = [one["ours"]["share_of_matrix_rate"] for one in rounds]
+    print(f"ours reaches {median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) of the bf16 rate of matrix products of its shapes")
+
+
+def _in_process(side: str, family: str) -> dict[str, float]:
+    """One side measured in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, *sys.argv[1:], "--family", family]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{side} failed:\n{done.stderr}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _measure(options: argparse.Namespace) -> dict[str, float]:
+    run = _ours if options.side.startswith("ours") else _transformers
+    found = run(options)
+    found["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found
+
+
+def _ours(options: argparse.Namespace) -> dict[str, float]:
+    """The trainer on rows that are each one document of random tokens."""
+    import numpy as np
+    import torch
+
+    from yanmo import models, recipe
+    from yanmo.batch import Order
+    from yanmo.memory import keep_freed_memory
+    from yanmo.models.network import Special
+    from yanmo.objectives import build_objective
+    from yanmo.speed import matrix_rate, work_per_token
+    from yanmo.train import Trainer
+
+    keep_freed_memory()
+    family = options.family[0]
+    text = {
+        "model": {"family": family, "layers": options.layers, "width": options.width},
+        "training": {"steps": WARM_UP + options.steps, "rows": options.rows, "length": options.length, "validate_every": 10**6},
+        "objective": {"unit": "token"} if family == "bert" else {},
+    }
+    text["training"]["optimizer"] = "muon" if options.side == "ours muon" else "adamw"
+    if options.micro_rows:
+        text["training"]["micro_rows"] = options.micro_rows
+    if options.compile:
+        text["training"]["compile"] = True
+    settings = recipe.parse_recipe(text, "benchmark")
+    tokens = _RandomTokens(family)
+    network = models.build(settings.model, vocabulary=VOCABULARY, length=options.length, special=Special(pad=0))
+    objective = build_objective(settings, network, tokens)  # type: ignore[arg-type]
+    documents = _RandomDocuments(objective.room(options.length), options.rows * 4)
+    order = Order(documents, options.length, objective, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(objective, order, None, settings.training, Path(folder), say=lambda sentence: None).fit()
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    speed = median(line["tokens_per_second"] for line in lines[WARM_UP:])
+    targets = settings.objective.rate if settings.objective.kind == "masked" else 1.0
+    inner = network.config.blocks[0].feedforward.width
+    tokens_at_once = (options.micro_rows or 8) * options.length
+    rate = matrix_rate(torch.device("cpu"), torch.bfloat16, tokens_at_once, options.width, inner)
+    assert np.isfinite(speed)
+    return {"tokens_per_second": speed, "share_of_matrix_rate": speed * work_per_token(network, options.length, targets) / rate}
+
+
+class _RandomTokens:
+    """What an objective asks of a tokenizer, for ids without text."""
+
+    def __init__(self, family: str):
+        self.size, self.pad, self.unknown, self.special = VOCABULARY, 0, 1, frozenset(range(5))
+        bert = family == "bert"
+        self.prefix, self.suffix = ((2,), (3,)) if bert else ((), (3,))
+        self.separator, self.mask = 3, 4 if bert else None
+
+
+class _RandomDocuments:
+    """Documents of one length."""
+
+    def __init__(self, length: int, count: int):
+        import numpy as np
+
+        self.lengths = np.full(count, length)
+        self._rng = np.random.default_rng(0)
+        self._tokens = self._rng.integers(5, VOCABULARY, (count, length)).astype(np.uint16)
+        self._sentences, self._words = np.zeros(1, np.uint32), np.arange(length, dtype=np.uint32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, document: int) -> Any:
+        return self._tokens[document], self._sentences, self._words
+
+
+def _transformers(options: argparse.Namespace) -> dict[str, float]:
+    """The usual loop around transformers' own class."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    heads = options.width // 64
+    if options.family[0] == "bert":
+        config = transformers.BertConfig(
+            vocab_size=VOCABULARY, hidden_size=options.width, num_hidden_layers=options.layers, num_attention_heads=heads,
+            intermediate_size=4 * options.width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
+        model = transformers.BertForMaskedLM(config)
+    else:
+        config = transformers.GPT2Config(
+            vocab_size=VOCABULARY, n_embd=options.width, n_layer=options.layers, n_head=heads, n_positions=options.length,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+        )
+        model = transformers.GPT2LMHeadModel(config)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    step = torch.compile(model) if "compile" in options.side else model
+    seconds = []
+    for _ in range(WARM_UP + options.steps):
+        tokens = torch.randint(5, VOCABULARY, (options.rows, options.length))
+        labels = tokens.clone()
+        if options.family[0] == "bert":
+            picked = torch.rand(tokens.shape) < 0.15
+            labels[~picked] = -100
+            tokens = tokens.masked_fill(picked, 4)
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in options.side):
+            loss = step(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        float(loss)
+        seconds.append(time.perf_counter() - start)
+    return {"tokens_per_second": options.rows * options.length / median(seconds[WARM_UP:])}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", nargs="+", default=["bert", "gpt2"], choices=["bert", "gpt2"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5, help="measured steps of a side in a round")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--micro-rows", type=int, help="ours: rows at once; by default what the trainer chooses")
+    parser.add_argument("--compile", action="store_true", help="ours: compile the blocks")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

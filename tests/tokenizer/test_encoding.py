@@ -1,0 +1,178 @@
+"""The fast paths give the ids of tokenizer.encode, and words and sentences are those of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import rjieba
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from tests.tokenizer.conftest import NASTY, chinese, english
+from yanmo.tokenizer import Tokens, encode_documents
+from yanmo.tokenizer.encoding import Encoder
+
+KINDS = ["wordpiece", "byte-bpe", "bpe", "unigram", "character"]
+Load = Callable[..., Tokens]
+
+ALPHABET = st.one_of(
+    st.sampled_from(list("中文的人，。！？“”『』 \n\t\r\u3000.!?'\"-_abcABC019%")),
+    st.sampled_from(
+        [
+            "\u0301",
+            "\u3099",
+            "\u200d",
+            "\u200b",
+            "\ufe0f",
+            "\x00",
+            "👍",
+            "🏽",
+            "ガ",
+            "ｶ",
+            "ﬁ",
+            "İ",
+            "𠀀",
+            "豈",
+            "한",
+            "ไ",
+        ]
+    ),
+    st.characters(codec="utf-8"),
+)
+
+
+def same_ids(tokens: Tokens, texts: list[str]) -> None:
+    expected = [tokens.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    encoded = encode_documents(tokens, texts)
+    assert len(encoded) == len(texts)
+    for text, one, ids in zip(texts, encoded, expected, strict=True):
+        assert one.tokens.tolist() == ids, repr(text)
+        for starts in (one.sentences, one.words):
+            assert starts.tolist() == sorted(set(starts.tolist()))
+            assert starts[:1].tolist() == [0] * bool(ids)
+            assert not len(starts) or starts[-1] < len(ids)
+        assert set(one.sentences.tolist()) <= set(one.words.tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_documents_have_the_ids_of_the_tokenizer(load: Load, kind: str) -> None:
+    step = 1 if kind == "wordpiece" else 4
+    same_ids(load("bert", kind), [*chinese()[::step], *english()[::step], *NASTY])
+
+
+@pytest.mark.parametrize(("family", "kind"), [("bert", "wordpiece"), ("roberta", None), ("llama", None), ("gpt2", "unigram")])
+def test_any_text_has_the_ids_of_the_tokenizer(load: Load, family: str, kind: str | None) -> None:
+    tokens = load(family, kind)
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.text(ALPHABET, max_size=40), min_size=1, max_size=4))
+    def check(texts: list[str]) -> None:
+        same_ids(tokens, texts)
+
+    check()
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("strip", [False, True, None])
+@pytest.mark.parametrize("han", [False, True])
+def test_other_settings_of_bert_have_the_ids_of_the_tokenizer(load: Load, lowercase: bool, strip: bool | None, han: bool) -> None:
+    tokenizer = Tokenizer.from_str(load("bert").json.decode())
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip, handle_chinese_chars=han)
+    same_ids(Tokens.from_json(tokenizer.to_str().encode()), [*NASTY, *chinese()[:100], *english()[:100]])
+
+
+def test_every_character_between_letters_has_the_ids_of_the_tokenizer(load: Load) -> None:
+    codes = [*range(0x80, 0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x10000), *range(0x1F000, 0x20010)]
+    text = "\n".join(f"a{chr(code)}b{chr(code)}中{chr(code)}" for code in codes if chr(code) not in "\r")
+    same_ids(load("bert"), [text[start : start + 50_000] for start in range(0, len(text), 50_000)])
+
+
+def test_a_prefix_space_and_removing_splits_are_left_to_offsets(load: Load) -> None:
+    tokenizer = Tokenizer.from_str(load("gpt2").json.decode())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    same_ids(Tokens.from_json(tokenizer.to_str().encode()), [*NASTY, *english()[:50]])
+    vocabulary = {word: index for index, word in enumerate(["<unk>", "the", "value"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    same_ids(Tokens.from_json(words.to_str().encode()), [*NASTY, *english()[:50]])
+
+
+def test_no_order_or_company_of_texts_changes_anything(load: Load) -> None:
+    tokens, texts = load("bert"), [*chinese()[:200], *NASTY]
+    alone = [Encoder(tokens).encode([text]) for text in texts[-20:]]
+    together = encode_documents(tokens, texts)[-20:]
+    for one, other in zip(alone, together, strict=True):
+        assert one.tokens[0].tolist() == other.tokens.tolist()
+        assert one.words[0].tolist() == other.words.tolist()
+        assert one.sentences[0].tolist() == other.sentences.tolist()
+
+
+def test_forgetting_segments_changes_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yanmo.tokenizer.borders.LIMIT", 50)
+    monkeypatch.setattr("yanmo.tokenizer.encoding.BATCH", 500)
+    tokens, texts = load("bert"), [*chinese()[:300], *NASTY]
+    encoded = [
+        batch.tokens[index].tolist() for batch in Encoder(tokens).batches(texts) for index in range(len(batch.tokens.offsets) - 1)
+    ]
+    assert encoded == tokens.encode(texts)
+
+
+def pieces(tokens: Tokens, text: str, what: str) -> list[str]:
+    one = encode_documents(tokens, [text])[0]
+    parts = np.split(one.tokens, getattr(one, what)[1:])
+    return [tokens.decode(part.tolist()) for part in parts]
+
+
+def test_a_chinese_word_is_one_word_in_every_kind(load: Load) -> None:
+    text = "他来到北京清华大学学习语言模型。"
+    expected = rjieba.cut(text)
+    for kind in ("wordpiece", "character"):
+        assert [piece.replace(" ", "") for piece in pieces(load("bert", kind), text, "words")] == expected
+    borders = set(np.cumsum([len(word) for word in expected]).tolist())
+    for kind in ("byte-bpe", "bpe", "unigram"):
+        found = pieces(load("bert", kind), text, "words")
+        assert "".join(found) == text
+        assert set(np.cumsum([len(word) for word in found]).tolist()) <= borders
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_word_crosses_a_space(load: Load, kind: str) -> None:
+    for text in english()[:60]:
+        for word in pieces(load("bert", kind), " ".join(text.split()), "words"):
+            assert " " not in word.strip() or kind == "wordpiece"
+
+
+def test_words_are_pretokenizer_words_in_english(load: Load) -> None:
+    text = "Unbelievable tokenizers split known words, twice"
+    expected = ["Unbelievable", " tokenizers", " split", " known", " words", ",", " twice"]
+    assert pieces(load("gpt2"), text, "words") == expected
+
+
+SENTENCES = [
+    ("他说：“你好！”然后走了。再见。", ["他说：“你好！”", "然后走了。", "再见。"]),
+    ("“好！”，他说。（完。）下一句", ["“好！”，他说。", "（完。）", "下一句"]),
+    ("价格是3.14元。真的吗？！是的；好", ["价格是3.14元。", "真的吗？！", "是的；", "好"]),
+    ("Mr. Smith paid 3.50 dollars. He left!", ["Mr. Smith paid 3.50 dollars.", " He left!"]),
+    (
+        'He said "Stop!" Then he went, e.g. home. "Why?" asked I.',
+        ['He said "Stop!"', " Then he went, e.g. home.", ' "Why?"', " asked I."],
+    ),
+    ("See a.b.c and file.txt. ok... fine. End", ["See a.b.c and file.txt. ok... fine.", " End"]),
+    ("第一行\n第二行\n\n第三行\n", ["第一行\n", "第二行\n\n", "第三行\n"]),
+    ("A wrapped\nparagraph goes on.\nA new one.", ["A wrapped\nparagraph goes on.\n", "A new one."]),
+    ("句子。  ", ["句子。  "]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SENTENCES)
+@pytest.mark.parametrize("kind", ["character", "byte-bpe"])
+def test_sentences(load: Load, text: str, expected: list[str], kind: str) -> None:
+    assert pieces(load("gpt2", kind), text, "sentences") == expected
+
+
+def test_nothing_at_all(load: Load) -> None:
+    assert encode_documents(load("bert"), []) == []
+    assert [len(one.tokens) for one in encode_documents(load("bert"), ["", "\u200b", " "])] == [0, 0, 0]

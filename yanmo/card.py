@@ -1,0 +1,47 @@
+"""The model card: what a model folder says of itself, in the form that model hubs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from yanmo import __version__
+from yanmo.recipe import Recipe
+
+PIPELINES = {"masked": "fill-mask", "causal": "text-generation"}
+CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
+
+
+def model_card(recipe: Recipe, parameters: int, figures: Mapping[str, float | str]) -> str:
+    """README.md of a model folder: YAML front matter, how to load it, what it was trained on and how it measured."""
+    kind = recipe.objective.kind
+    front = {"library_name": "transformers", "pipeline_tag": PIPELINES[kind], "tags": ["yanmo", recipe.model.family]}
+    sources = "\n".join(f"- `{source.path}`" for source in recipe.corpus.sources)
+    shown = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in figures.items()}
+    measured = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
+    return f"""---
+{yaml.safe_dump(front, allow_unicode=True, sort_keys=False).strip()}
+---
+
+# {recipe.name}
+
+A {recipe.model.family} of {parameters / 1e6:.1f} million parameters, pretrained with Yanmo {__version__} ({kind} language model).
+
+```python
+from transformers import {CLASSES[kind]}, AutoTokenizer
+
+model = {CLASSES[kind]}.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+```
+
+Trained on:
+
+{sources}
+
+| measured | |
+|---|---|
+{measured}
+
+It says what its text said, mistakes and slants included. How it was made, every setting: `recipe.yaml` in the run folder.
+"""

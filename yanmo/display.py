@@ -1,0 +1,106 @@
+"""What a person sees while a run goes on: one line for each stage that advances, and a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from yanmo.progress import Progress
+
+PLAIN_SECONDS = 10
+"""Where there is no terminal, a line this often instead of a bar."""
+
+console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Progress]:
+    """Show one stage: a live bar in a terminal, a line now and then where output goes to a file."""
+    started = time.monotonic()
+    if console.is_terminal:
+        columns = (SpinnerColumn(), TextColumn("{task.description:<9}"), BarColumn(bar_width=14), _Figures())
+        with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
+            task = bars.add_task(name, total=None)
+
+            def show(done: float, total: float | None, unit: str, **figures: float | str) -> None:
+                bars.update(task, completed=done, total=total, unit=unit, figures=figures)
+
+            yield show
+    else:
+        yield _Lines(name)
+    console.print(f"[green]✓[/] {name:<10} {duration(time.monotonic() - started)}")
+
+
+def note(sentence: str) -> None:
+    """One sentence, above whatever bar is shown."""
+    console.print(sentence)
+
+
+def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Names and what they are, on standard output, so that a closing table can be kept."""
+    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    shown.add_column(style="dim", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, text in rows:
+        shown.add_row(name, Text(text))
+    Console(highlight=False).print(shown)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 05 s, 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def number(value: float) -> str:
+    """Short enough to read at a glance: 12,345 or 3.142 or 2.1e-05."""
+    if value == 0 or 1e-3 <= abs(value) < 100:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1e}"
+
+
+def figures_line(done: float, total: float | None, unit: str, figures: dict[str, float | str]) -> str:
+    """1,200 of 4,000 documents · loss 4.2 · 3,100 tokens/s."""
+    parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}"]
+    for name, value in figures.items():
+        parts.append(_figure(name, value))
+    return " · ".join(parts)
+
+
+def _figure(name: str, value: float | str) -> str:
+    text = value if isinstance(value, str) else number(value)
+    return f"{text} {name.replace('_per_second', '/s')}" if name.endswith("_per_second") else f"{name.replace('_', ' ')} {text}"
+
+
+class _Figures(ProgressColumn):
+    """What is done and what it costs, cut to what the terminal has room for."""
+
+    def render(self, task: Task) -> Text:
+        fields = task.fields
+        line = figures_line(task.completed, task.total, fields.get("unit", ""), fields.get("figures", {}))
+        return Text(line, no_wrap=True, overflow="ellipsis")
+
+
+class _Lines:
+    """Progress as lines of text."""
+
+    def __init__(self, name: str):
+        self.name, self.last = name, time.monotonic()
+
+    def __call__(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+        now = time.monotonic()
+        if now - self.last >= PLAIN_SECONDS:
+            self.last = now
+            print(f"  {self.name}: {figures_line(done, total, unit, figures)}", file=sys.stderr, flush=True)

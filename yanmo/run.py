@@ -1,0 +1,230 @@
+"""A recipe carried out: corpus, tokenizer, shards, pretraining, evaluation, report, each in a folder of the run.
+
+A stage that is finished and whose inputs have not changed is not run again; pretraining that was interrupted goes on where
+it stopped. When something changes under a network that has begun to train, the run is refused and says what differs:
+what was trained is never thrown away for a changed line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yanmo import display
+from yanmo.errors import UserError
+from yanmo.files import MANIFEST, lock_folder, new_folder, sha256_of, write_atomically
+from yanmo.progress import Progress, silent
+from yanmo.recipe import Recipe, write_yaml
+
+RECORD = "stages.json"
+"""In the run folder: for every finished stage its inputs and how long it took."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM during training: all is saved."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and its folder."""
+
+    recipe: Recipe
+    folder: Path
+
+    def sum_of(self, stage: str) -> str:
+        """What a stage made, as one number: the sum of its manifest. Raises UserError when it has not been made."""
+        manifest = self.folder / stage / MANIFEST
+        if not manifest.exists():
+            raise UserError(f"{manifest.parent} is not there; run the stage before (`yanmo run RECIPE` runs all)")
+        return sha256_of(manifest)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run. inputs: all that its result depends on; work: do it."""
+
+    name: str
+    inputs: Callable[[Run], Mapping[str, Any]]
+    work: Callable[[Run, Progress], None]
+
+
+def carry_out(recipe: Recipe, until: str = "report") -> Run:
+    """Every stage up to `until` that is not finished yet; returns the run, whose folder holds what was made.
+
+    Raises UserError for whatever a person can mend and Interrupted after Ctrl-C, when all is saved.
+    """
+    run = Run(recipe, Path(recipe.runs) / recipe.name)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    with nullcontext() if several else lock_folder(run.folder):
+        record = _read_record(run.folder)
+        _refuse_changes(run, record)
+        if not several:
+            write_atomically(run.folder / "recipe.yaml", write_yaml(recipe))
+        for stage in STAGES:
+            _do(run, stage, record, several)
+            if stage.name == until:
+                break
+    return run
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks; torchrun numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _do(run: Run, stage: Stage, record: dict[str, Any], several: bool) -> None:
+    """One stage, unless it is finished."""
+    inputs = json.loads(json.dumps(stage.inputs(run)))
+    finished = record.get(stage.name, {})
+    if finished.get("inputs") == inputs and (run.folder / stage.name).exists():
+        display.note(f"[dim]✓ {stage.name:<10} done before[/]")
+        return
+    if several and stage.name != "pretrain":
+        if STAGES.index(stage) > STAGES.index(_named("pretrain")):
+            return
+        raise UserError(f"stage {stage.name} is for one process: run `yanmo shards RECIPE` first, then torchrun with `pretrain`")
+    started = time.time()
+    with display.stage(stage.name) if is_first() else nullcontext(silent) as progress:
+        stage.work(run, progress)
+    if not several:
+        seconds = finished.get("seconds", 0) if stage.name == "pretrain" else 0
+        record[stage.name] = {"inputs": inputs, "seconds": round(seconds + time.time() - started, 1)}
+        write_atomically(run.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
+
+
+def _refuse_changes(run: Run, record: Mapping[str, Any]) -> None:
+    """Once a network has begun to train, what it stands on must stay. Raises UserError that names what differs."""
+    if not (run.folder / "pretrain" / "checkpoints").exists():
+        return
+    from yanmo.checkpoint import differences, flatten
+
+    for stage in STAGES[: STAGES.index(_named("pretrain"))]:
+        if stage.name in record:
+            before, now = flatten(record[stage.name]["inputs"]), flatten(stage.inputs(run))
+            if changed := differences(before, now):
+                raise UserError(
+                    f"{run.folder / 'pretrain'} was trained on another {stage.name}: {'; '.join(changed[:5])}. "
+                    "Set that back, give the run another name (name=...), or delete the run folder"
+                )
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise UserError(f"{folder / RECORD} is damaged; delete it, and the stages are run again") from None
+
+
+# The stages
+
+
+def _corpus_inputs(run: Run) -> Mapping[str, Any]:
+    from yanmo.corpus.opening import fingerprints
+
+    settings = run.recipe.corpus
+    return {"corpus": settings.model_dump(mode="json", exclude={"workers"}), "files": fingerprints(settings.sources)}
+
+
+def _corpus(run: Run, progress: Progress) -> None:
+    from yanmo.corpus import build_corpus
+
+    build_corpus(run.recipe, run.folder / "corpus", progress)
+
+
+def _tokenizer_inputs(run: Run) -> Mapping[str, Any]:
+    inputs = {"tokenizer": run.recipe.tokenizer.model_dump(mode="json"), "family": run.recipe.model.family}
+    given = run.recipe.tokenizer.file or run.recipe.model.start
+    if given is None:
+        return {**inputs, "corpus": run.sum_of("corpus")}
+    from yanmo.tokenizer import load_tokenizer
+
+    return {**inputs, "given": load_tokenizer(given).hash}
+
+
+def _tokenizer(run: Run, progress: Progress) -> None:
+    from yanmo import tokenizer
+    from yanmo.corpus import iterate_texts
+
+    given = run.recipe.tokenizer.file or run.recipe.model.start
+    texts = iterate_texts(run.folder / "corpus", "train")
+    if given is None:
+        tokenizer.train_tokenizer(texts, run.recipe, run.folder / "tokenizer", progress)
+    else:
+        tokenizer.adopt_tokenizer(given, texts, run.recipe, run.folder / "tokenizer", progress)
+
+
+def _shards_inputs(run: Run) -> Mapping[str, Any]:
+    from yanmo.tokenizer import load_tokenizer
+
+    return {"corpus": run.sum_of("corpus"), "tokenizer": load_tokenizer(run.folder / "tokenizer").hash}
+
+
+def _shards(run: Run, progress: Progress) -> None:
+    from yanmo.shards import write_shards
+    from yanmo.tokenizer import load_tokenizer
+
+    tokens = load_tokenizer(run.folder / "tokenizer")
+    write_shards(run.folder / "corpus", tokens, run.folder / "shards", progress, run.recipe.corpus.workers)
+
+
+def _pretrain_inputs(run: Run) -> Mapping[str, Any]:
+    recipe = run.recipe
+    parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "objective", "training")}
+    return {**parts, "seed": recipe.seed, "shards": run.sum_of("shards")}
+
+
+def _pretrain(run: Run, progress: Progress) -> None:
+    from yanmo.pretrain import pretrain
+
+    outcome = pretrain(run.recipe, run.folder, progress, display.note)
+    if outcome.interrupted:
+        raise Interrupted
+
+
+def _evaluation_inputs(run: Run) -> Mapping[str, Any]:
+    model = run.folder / "pretrain" / "model"
+    if not (model / MANIFEST).exists():
+        raise UserError(f"{model} is not there; pretrain first (`yanmo pretrain RECIPE`)")
+    return {"evaluation": run.recipe.evaluation.model_dump(mode="json"), "model": sha256_of(model / MANIFEST)}
+
+
+def _evaluation(run: Run, progress: Progress) -> None:
+    from yanmo.pretrain import evaluate_run
+
+    with new_folder(run.folder / "evaluation") as folder:
+        findings = evaluate_run(run.recipe, run.folder, progress)
+        (folder / "report.json").write_text(json.dumps(findings, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _report_inputs(run: Run) -> Mapping[str, Any]:
+    return {"never": time.time()}
+
+
+def _report(run: Run, progress: Progress) -> None:
+    from yanmo.environment import environment
+    from yanmo.report import write_report
+
+    write_atomically(run.folder / "environment.json", json.dumps(environment(), indent=1, ensure_ascii=False))
+    write_report(run.folder)
+
+
+STAGES: Sequence[Stage] = (
+    Stage("corpus", _corpus_inputs, _corpus),
+    Stage("tokenizer", _tokenizer_inputs, _tokenizer),
+    Stage("shards", _shards_inputs, _shards),
+    Stage("pretrain", _pretrain_inputs, _pretrain),
+    Stage("evaluation", _evaluation_inputs, _evaluation),
+    Stage("report", _report_inputs, _report),
+)
+
+
+def _named(name: str) -> Stage:
+    return next(stage for stage in STAGES if stage.name == name)

@@ -1,0 +1,75 @@
+"""The short table that closes a run: what was measured, where things lie, what to try next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from yanmo.display import duration, number
+from yanmo.recipe import Recipe
+
+
+def summary(recipe: Recipe, folder: Path, until: str) -> list[tuple[str, str]]:
+    """Rows of names and what they are, as far as the run has come."""
+    rows = _corpus(folder)
+    if until in ("corpus", "tokenizer", "shards"):
+        return [*rows, ("where", str(folder))]
+    rows += _training(folder)
+    rows += _evaluation(folder)
+    model = folder / "pretrain" / "model"
+    rows.append(("model", str(model)))
+    if (folder / "report.html").exists():
+        rows.append(("report", str(folder / "report.html")))
+    return [*rows, *_next(recipe, model)]
+
+
+def _corpus(folder: Path) -> list[tuple[str, str]]:
+    shards = _read(folder / "shards" / "report.json").get("splits", {})
+    rows = []
+    for split, part in shards.items():
+        size = f"{part['documents']:,} documents, {part['tokens']:,} tokens, {part['bytes'] / 1e6:.1f} MB"
+        rows.append((f"{split} text", size))
+    if not rows:
+        funnel = _read(folder / "corpus" / "report.json")["funnel"]
+        rows = [("corpus", f"{funnel[0]['documents_in']:,} documents read, {funnel[-1]['documents_out']:,} kept")]
+    return rows
+
+
+def _training(folder: Path) -> list[tuple[str, str]]:
+    speed = _read(folder / "pretrain" / "speed.json")
+    if not speed:
+        return []
+    return [
+        ("training", f"{speed['steps']:,} steps, {speed['tokens']:,} tokens in {duration(speed['seconds'])}"),
+        ("speed", f"{speed['tokens_per_second']:,.0f} tokens/s"),
+        ("", f"{speed['share_of_matrix_rate']:.0%} of this machine's own rate of matrix products"),
+    ]
+
+
+def _evaluation(folder: Path) -> list[tuple[str, str]]:
+    found = _read(folder / "evaluation" / "report.json")
+    rows = [(f"held-out loss ({name})", f"{number(value)} nats a target") for name, value in found.get("losses", {}).items()]
+    if found.get("perplexity") is not None:
+        rows.append(("perplexity", number(found["perplexity"])))
+    if found.get("bits_per_byte") is not None:
+        rows.append(("bits per byte", number(found["bits_per_byte"])))
+    if found.get("masked_accuracy") is not None:
+        baseline = found["baseline_accuracy"]
+        rows.append(("masked accuracy", f"{found['masked_accuracy']:.1%}; always the most frequent token: {baseline:.1%}"))
+    return rows
+
+
+def _next(recipe: Recipe, model: Path) -> list[tuple[str, str]]:
+    if recipe.objective.kind == "causal":
+        start = (recipe.evaluation.prompts or ("...",))[0]
+        use = f'yanmo generate {model} --prompt "{start}"'
+    else:
+        start = (recipe.evaluation.fill or ("... [MASK] ...",))[0]
+        use = f'yanmo fill {model} "{start}"'
+    own = "copy recipes/own-text.yaml to my.yaml, name your files in it, and: yanmo run my.yaml training.minutes=30"
+    return [("try", use), ("your text", own)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,0 +1,15 @@
+"""Tokenizers: trained on a person's text or loaded, and texts as tokens with the starts of sentences and whole words."""
+
+from yanmo.tokenizer.encoding import Encoded, encode_documents
+from yanmo.tokenizer.tokens import Tokens, load_tokenizer, save_tokenizer
+from yanmo.tokenizer.training import adopt_tokenizer, train_tokenizer
+
+__all__ = [
+    "Encoded",
+    "Tokens",
+    "adopt_tokenizer",
+    "encode_documents",
+    "load_tokenizer",
+    "save_tokenizer",
+    "train_tokenizer",
+]

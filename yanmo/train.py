@@ -1,0 +1,461 @@
+"""The trainer: one loop for whatever is learned. Fetch, loss, backward, clip, step, log, evaluate, save.
+
+What a step computes is a function of (seed, step) and of the state that a checkpoint holds, and of nothing else:
+resuming is setting a number. Losses are sums; they are divided once, by the counts of the whole step over all its
+micro-batches and all ranks, so that how a step is cut up changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yanmo import checkpoint, guard, recipe
+from yanmo.batch import to_device
+from yanmo.blocks import prepared_blocks
+from yanmo.checkpoint import State
+from yanmo.errors import UserError
+from yanmo.feed import Feed, Rows, Share
+from yanmo.files import lock_folder
+from yanmo.metrics import Metrics, check_trackers
+from yanmo.objectives.objective import Objective
+from yanmo.optim import Optimizer, choose_precision
+from yanmo.parallel import Ranks
+from yanmo.progress import Progress, silent
+
+VALIDATIONS = 10
+"""Validations of a run, when the recipe does not say how often."""
+SAVE_SECONDS = 300.0
+"""Between checkpoints, when the recipe does not say how often."""
+MEASURED_STEPS, MEASURED_SHARE = 8, 0.05
+"""A budget in minutes is turned into steps by measuring this many, or what fits into this share of it, but four."""
+FREE = ("trackers", "keep", "save_every", "validate_every", "loader_workers")
+"""Settings of training that may change when a run goes on, because they change no weight."""
+ROUNDING = ("compile", "checkpoint_activations", "micro_rows")
+"""Those that may change too, because they change nothing but the order of sums (and which numbers dropout draws)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. `last` and `best` are checkpoints; losses are means over targets, in nats, by name.
+
+    interrupted: it was asked to stop, has saved, and goes on when it is started again. The network holds the last
+    weights, in fp32.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    losses: dict[str, float]
+    validation: dict[str, float]
+    best_loss: float | None
+    best: Path | None
+    last: Path
+    skipped: int
+    returns: int
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step or a validation found, over all ranks: mean losses by name, and `loss`, their weighted sum.
+
+    targets: whether there was anything to learn. stop: whether a rank was asked to stop.
+    """
+
+    means: dict[str, float]
+    loss: float
+    tokens: int
+    targets: bool
+    stop: bool = False
+
+
+class Trainer:
+    """Trains an objective on an order of rows, into `folder`: checkpoints, metrics.jsonl, TensorBoard.
+
+    A folder that holds a checkpoint is gone on with. `identity` says what else a run depends on (model, objective, the
+    hashes of tokenizer and shards); a checkpoint with another one is refused. `say` is given sentences for the user.
+    Without a budget in the recipe there is one epoch. One in minutes counts from the start of `fit`, is turned into
+    steps by measuring, and is not enforced: on a machine that slows down the run takes longer.
+    Raises UserError for rows that the ranks cannot share and for a tracker that is not installed.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        order: Rows,
+        validation_order: Rows | None,
+        training: recipe.Training,
+        folder: Path,
+        seed: int = 0,
+        *,
+        ranks: Ranks | None = None,
+        identity: Mapping[str, Any] | None = None,
+        progress: Progress = silent,
+        say: Callable[[str], None] = print,
+    ):
+        self.objective, self.order, self.validation_order = objective, order, validation_order
+        self.training, self.folder, self.seed, self.progress = training, folder, seed, progress
+        self.ranks = ranks or Ranks()
+        self.say = say if self.ranks.is_first else _say_nothing
+        first, count = self.ranks.rows(training.rows)
+        check_trackers(training.trackers)
+        self.identity = checkpoint.flatten(
+            {"training": training.model_dump(mode="json"), "seed": seed, **(identity or {})}
+        )
+        self.checkpoints = folder / "checkpoints"
+        micro = min(training.micro_rows or count, count)
+        self.share = Share(objective, order, training.rows, first, count, micro, training.length)
+        self.state = State()
+        self.losses: dict[str, float] = {}
+        self.validation: dict[str, float] = {}
+
+    def fit(self) -> Outcome:
+        """Train to the end of the budget, or until Ctrl-C or SIGTERM: then the step is finished and a checkpoint saved.
+
+        Raises UserError when the folder is in use, when what is there belongs to another recipe or is not whole, when
+        the disk is full, and when the losses keep being no numbers.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(lock_folder(self.folder) if self.ranks.is_first else nullcontext())
+            self._interrupt = stack.enter_context(guard.interrupts())
+            self._set_up(stack)
+            self._start()
+            interrupted = self._loop()
+            self.optimizer.weights.release()
+        return self._outcome(interrupted)
+
+    def _loop(self) -> bool:
+        """Every step to the last, or to the one after which a stop was asked for: then True."""
+        while self.state.step < self.state.steps:
+            start = time.perf_counter()
+            batches = self.feed.take(self.state.step + self.state.shift)
+            torch.manual_seed(_seed_of(self.seed, self.state.step, self.ranks.rank))
+            found = self._gradients(batches)
+            norm = float(self.optimizer.norm())
+            refusal = self._judge(found, norm)
+            rate = self.optimizer.rates(self.state.step, self.state.steps)[0]
+            if refusal is None and found.targets:
+                self.optimizer.step(self.state.step, self.state.steps, norm)
+            self.state.step += 1
+            self.state.tokens += found.tokens
+            self._log(found, norm, rate, refusal, start)
+            if self.state.refused >= guard.PATIENCE:
+                self._go_back()
+            elif self._validation_due():
+                self._validate()
+            if self._save_due() or found.stop:
+                self._save()
+            if found.stop and self.state.step < self.state.steps:
+                self.say(f"stopped after step {self.state.step}, all is saved; the same command goes on from there")
+                return True
+        return False
+
+    # What a step is made of
+
+    def _gradients(self, batches: Sequence[Any]) -> Measured:
+        """Add up the gradients of a step's micro-batches: each loss's sum over its count in the whole step."""
+        names = sorted(batches[0].counts)
+        counts, tokens = self._counts(names, batches)
+        self.optimizer.weights.begin()
+        totals = [torch.zeros(len(names), device=self.ranks.device)]
+        weights: dict[str, float] = {}
+        for batch in batches:
+            losses = self.objective(to_device(batch, self.ranks.device))
+            parts = [losses[name].total * (losses[name].weight / counts[name]) for name in names if counts[name]]
+            learned = [part for part in parts if part.requires_grad]
+            if learned:
+                torch.stack(learned).sum().backward()
+            weights = {name: losses[name].weight for name in names}
+            totals.append(_totals(losses, names))
+        self.ranks.sum_(self.optimizer.weights.finish())
+        *summed, stop = self.ranks.sum([*torch.stack(totals).sum(0).tolist(), self._interrupt.is_set()])
+        return _measured(names, summed, counts, weights, tokens, stop > 0)
+
+    def _counts(self, names: Sequence[str], batches: Sequence[Any]) -> tuple[dict[str, float], int]:
+        """Each loss's targets over all micro-batches and ranks, and the tokens read."""
+        own = [sum(batch.counts[name] for batch in batches) for name in names]
+        read = sum(int((batch.packed.documents > 0).sum()) for batch in batches)
+        *counts, tokens = self.ranks.sum([*own, read])
+        return dict(zip(names, counts, strict=True)), round(tokens)
+
+    def _judge(self, found: Measured, norm: float) -> str | None:
+        """Why the step must not be taken, or None, and what the guard remembers of it."""
+        state = self.state
+        if not found.targets:
+            return None
+        refusal = guard.refusal(found.loss, norm, state.recent_losses, state.recent_norms, state.refused)
+        if refusal is None:
+            state.refused = 0
+            guard.remember(found.loss, state.recent_losses)
+            guard.remember(norm, state.recent_norms)
+        else:
+            state.skipped += 1
+            state.refused += 1
+            self.say(f"step {state.step} is skipped: {refusal}")
+        return refusal
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Measure the fixed validation rows, always with the same masks, and keep the best."""
+        if self.validation_order is None:
+            return
+        self.objective.eval()
+        torch.manual_seed(_seed_of(self.seed, 0, self.ranks.rank))
+        batches = self._validation_batches
+        names = self.ranks.share(sorted(batches[0].counts) if batches else [])
+        counts, tokens = self._counts(names, batches)
+        totals, weights = [torch.zeros(len(names), device=self.ranks.device)], dict[str, float]()
+        for batch in batches:
+            losses = self.objective(to_device(batch, self.ranks.device))
+            weights = {name: loss.weight for name, loss in losses.items()}
+            totals.append(_totals(losses, names))
+        self.objective.train()
+        weights = self.ranks.share(weights)
+        found = _measured(names, self.ranks.sum(torch.stack(totals).sum(0).tolist()), counts, weights, tokens)
+        self.validation = {**found.means, "loss": found.loss}
+        self._validated = self.state.step
+        if self.metrics is not None:
+            self.metrics.write({"step": self.state.step, "tokens": self.state.tokens, "validation": self.validation})
+        if found.targets and (self.state.best_loss is None or found.loss < self.state.best_loss):
+            self.state.best_loss, self.state.best_step = found.loss, self.state.step
+
+    def _log(self, found: Measured, norm: float, rate: float, refusal: str | None, start: float) -> None:
+        """Write the step's line and show it; `start` is when the step began."""
+        now = time.perf_counter()
+        state, seconds = self.state, now - start
+        state.seconds = now - self._origin
+        self.losses = {**found.means, "loss": found.loss}
+        self._speed = seconds if self._speed is None else 0.9 * self._speed + 0.1 * seconds
+        line: dict[str, Any] = {"step": state.step, "tokens": state.tokens, **self.losses, "norm": norm}
+        line |= {"learning_rate": rate, "tokens_per_second": found.tokens / seconds, "seconds": round(state.seconds, 3)}
+        if refusal is not None:
+            line["skipped"] = refusal
+        if self.metrics is not None:
+            self.metrics.write(line)
+        if now - self._shown > 0.25 or state.step == state.steps:
+            self._shown = now
+            left = (state.steps - state.step) * self._speed
+            shown = {"loss": found.loss, "tokens_per_second": found.tokens / self._speed, "left": left}
+            self.progress(state.step, state.steps, "step", **shown)
+
+    # Saving, and going back
+
+    def _save(self) -> None:
+        """Write a checkpoint and remove those that are no longer kept; only the first rank does."""
+        self._saved, self._saved_at = self.state.step, time.perf_counter()
+        if not self.ranks.is_first:
+            return
+        weights = self.optimizer.weights.named(self.optimizer.weights.masters) | self._buffers()
+        checkpoint.save(self.checkpoints, self.state, weights, self.optimizer.state())
+        checkpoint.prune(self.checkpoints, self.training.keep, self.state.best_step)
+
+    def _load(self, folder: Path | None) -> None:
+        """Set everything to what a checkpoint holds (the first rank reads it), or make all ranks like the first."""
+        if folder is not None:
+            saved = checkpoint.load(folder)
+            self._refuse_another_run(folder, saved.state)
+            self.state = saved.state
+            self.optimizer.load(saved.weights, saved.optimizer)
+            for name, buffer in self._buffers().items():
+                buffer.copy_(saved.weights[name])
+        self.state = self.ranks.share(self.state)
+        self.ranks.share_(*self.optimizer.flat(), *self._buffers().values())
+        self.optimizer.weights.refresh()
+        self._saved = self._validated = self.state.step
+
+    def _go_back(self) -> None:
+        """Return to the last checkpoint, and go on with the rows that come after those that failed."""
+        failed, before = self.state, self.state.step
+        if failed.returns >= guard.RETURNS:
+            raise UserError(
+                f"training failed again at step {before} after {failed.returns} returns to a checkpoint; lower "
+                "training.learning_rate, lengthen training.warmup, or set training.precision=fp32, and start a new run"
+            )
+        self._load(checkpoint.latest(self.checkpoints) if self.ranks.is_first else None)
+        self.state.shift += before - self.state.step
+        self.state.returns, self.state.skipped = failed.returns + 1, failed.skipped
+        if self.metrics is not None:
+            self.metrics.rewind(self.state.step)
+        self.say(
+            f"{guard.PATIENCE} steps in a row failed; back to the checkpoint of step {self.state.step}, "
+            "going on with other rows"
+        )
+
+    def _refuse_another_run(self, folder: Path, state: State) -> None:
+        free = [f"training.{name}" for name in (*FREE, *ROUNDING)]
+        if changed := checkpoint.differences(state.identity, self.identity, free):
+            raise UserError(
+                f"{folder} belongs to another recipe or other data: {'; '.join(changed)}. "
+                "Set back what has changed, or start a new run (another name, or an empty folder)"
+            )
+        for name in (f"training.{name}" for name in ROUNDING):
+            before, now = state.identity.get(name), self.identity.get(name)
+            if before != now:
+                self.say(f"{name} was {before} and is {now}: the run goes on, the same but for rounding")
+        if state.world != self.ranks.size:
+            self.say(f"{state.world} processes before, {self.ranks.size} now: the run goes on, with other dropout")
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What is no parameter but lasts: part of the state."""
+        lasting = self.objective.state_dict().keys()
+        return {name: buffer for name, buffer in self.objective.named_buffers() if name in lasting}
+
+    # When
+
+    def _validation_due(self) -> bool:
+        every = self.training.validate_every or max(1, self.state.steps // VALIDATIONS)
+        return self.state.step % every == 0 or self.state.step == self.state.steps
+
+    def _save_due(self) -> bool:
+        state = self.state
+        if state.step == self._saved:
+            return False
+        if state.step == state.steps or state.best_step == state.step:
+            return True
+        if self.training.save_every is not None:
+            return state.step % self.training.save_every == 0
+        return time.perf_counter() - self._saved_at > SAVE_SECONDS
+
+    # Setting up
+
+    def _set_up(self, stack: ExitStack) -> None:
+        """Everything that lives as long as `fit`: precision, optimizer, blocks, batches."""
+        training, device = self.training, self.ranks.device
+        self.objective.to(device).train()
+        dtype = choose_precision(training.precision, device)
+        self.optimizer = Optimizer(self.objective, training, self.objective.network.config.width, dtype)
+        stack.enter_context(prepared_blocks(self.objective, training, device, self.say))
+        workers = training.loader_workers
+        self.feed = Feed(self.share, workers if workers is not None else 2 if device.type == "cuda" else 0)
+        stack.callback(self.feed.close)
+        self._validation_batches = list(self._make_validation())
+        self.metrics: Metrics | None = None
+        stack.callback(lambda: self.metrics and self.metrics.close())
+        self._speed: float | None = None
+        self._shown = 0.0
+
+    def _make_validation(self) -> Iterator[Any]:
+        """This rank's batches of the fixed validation rows."""
+        if self.validation_order is None:
+            return
+        order, micro = self.validation_order, self.share.micro
+        rows = range(min(self.training.validation_rows, order.rows_per_epoch))[self.ranks.rank :: self.ranks.size]
+        for at in range(0, len(rows), micro):
+            yield self.objective.collate([order.row(number) for number in rows[at : at + micro]], self.training.length)
+
+    def _start(self) -> None:
+        """Go on from the newest checkpoint, or validate, save and decide how many steps there will be."""
+        began = time.perf_counter()
+        found = checkpoint.latest(self.checkpoints) if self.ranks.is_first else None
+        self._load(found)
+        self._origin = began - self.state.seconds
+        if self.ranks.is_first:
+            begun = self.state.step if self.state.steps else -1
+            self.metrics = Metrics(self.folder, self.training.trackers, self.identity, begun)
+        self._saved_at = time.perf_counter()
+        self.state.world, self.state.identity = self.ranks.size, self.identity
+        if self.state.steps:
+            self.say(f"going on from step {self.state.step} of {self.state.steps}")
+            return
+        validating = time.perf_counter()
+        self._validate()
+        self._save()  # a disk that cannot be written is found out now, and the guard has a place to go back to
+        pause = time.perf_counter() - validating
+        self.state.steps = self._decide_steps(began, pause)
+
+    def _decide_steps(self, began: float, pause: float) -> int:
+        """The budget in steps. pause: the seconds that one validation and one checkpoint take."""
+        training, order = self.training, self.order
+        tokens_per_row = order.tokens_per_epoch / order.rows_per_epoch
+        if training.steps is not None:
+            return training.steps
+        if training.tokens is not None:
+            return max(1, round(training.tokens / (tokens_per_row * training.rows)))
+        if training.minutes is None:
+            return max(1, round((training.epochs or 1.0) * order.rows_per_epoch / training.rows))
+        seconds = 60 * training.minutes
+        step = self._measure_step(began + MEASURED_SHARE * seconds)
+        left = seconds - (time.perf_counter() - began)
+        if training.validate_every is None:
+            steps = max(1, int((left - VALIDATIONS * pause) / step))
+        else:
+            steps = max(1, int(left / (step + pause / training.validate_every)))
+        steps = self.ranks.share(steps)
+        self.say(f"{training.minutes:g} minutes are {steps} steps of {step:.3g} s on this machine now")
+        return steps
+
+    def _measure_step(self, until: float) -> float:
+        """The seconds that a step takes: the median of real steps, whose effect is undone. The first one warms up."""
+        weights = self.optimizer.weights
+        kept = {name: tensor.clone() for name, tensor in weights.named(weights.masters).items()}
+        moments = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
+        buffers = {name: tensor.clone() for name, tensor in self._buffers().items()}
+        seconds: list[float] = []
+        go_on = True
+        while go_on:
+            start = time.perf_counter()
+            self._gradients(self.feed.take(len(seconds)))
+            self.optimizer.step(0, 1, float(self.optimizer.norm()))
+            seconds.append(time.perf_counter() - start)
+            enough = len(seconds) > MEASURED_STEPS or (len(seconds) > 3 and time.perf_counter() > until)
+            go_on = self.ranks.share(not enough)
+        self.optimizer.load(kept, moments)
+        for name, buffer in self._buffers().items():
+            buffer.copy_(buffers[name])
+        return median(seconds[1:])
+
+    def _outcome(self, interrupted: bool) -> Outcome:
+        state = self.state
+        best = None if state.best_step is None else checkpoint.folder_of(self.checkpoints, state.best_step)
+        return Outcome(
+            step=state.step,
+            steps=state.steps,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            losses=self.losses,
+            validation=self.validation,
+            best_loss=state.best_loss,
+            best=best,
+            last=checkpoint.folder_of(self.checkpoints, state.step),
+            skipped=state.skipped,
+            returns=state.returns,
+            interrupted=interrupted,
+        )
+
+
+def _totals(losses: Mapping[str, Any], names: Sequence[str]) -> Tensor:
+    return torch.stack([losses[name].total.detach().float() for name in names])
+
+
+def _measured(
+    names: Sequence[str],
+    totals: Sequence[float],
+    counts: Mapping[str, float],
+    weights: Mapping[str, float],
+    tokens: int,
+    stop: bool = False,
+) -> Measured:
+    """Means of summed losses; one without targets has none."""
+    means = {name: total / counts[name] for name, total in zip(names, totals, strict=True) if counts[name]}
+    loss = sum(weights[name] * mean for name, mean in means.items() if weights[name])
+    return Measured(means, loss, tokens, any(weights[name] for name in means), stop)
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """A number for the generator of a step on a rank, far from those of its neighbours."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _say_nothing(sentence: str) -> None:
+    pass
