@@ -166,6 +166,8 @@ def _rates(options: argparse.Namespace) -> dict[float, float]:
 
 def _in_process(job: Job, options: argparse.Namespace, kind: str = "") -> Found:
     """A job in a process of its own, unless it was done before."""
+    from yanmo.files import write_atomically
+
     path = _folder(options) / "results" / f"{kind}{job.name}.json"
     if not path.exists():
         print(f"{options.family[0]} {kind}{job.name} ...", file=sys.stderr, flush=True)
@@ -176,7 +178,7 @@ def _in_process(job: Job, options: argparse.Namespace, kind: str = "") -> Found:
         if done.returncode:
             sys.exit(f"{job.name} failed:\n{done.stdout}\n{done.stderr}")
         path.parent.mkdir(exist_ok=True)
-        path.write_text(done.stdout.strip().splitlines()[-1])
+        write_atomically(path, done.stdout.strip().splitlines()[-1])
     return Found(**json.loads(path.read_text()))
 
 
@@ -212,7 +214,7 @@ def _ours(job: Job, options: argparse.Namespace, folder: Path) -> list[float]:
     network = new_network(recipe, tokens)
     objective = build_objective(recipe, network, tokens)
     order = Order(train, options.length, objective, job.seed)
-    outcome = Trainer(objective, order, None, recipe.training, folder, job.seed, say=_say).fit()
+    outcome = Trainer(objective, order, None, recipe.training, folder, job.seed, say=lambda sentence: None).fit()
     assert outcome.returns == 0, "the run went back to a checkpoint: its seconds are not in metrics.jsonl"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     saved, seconds = _saved_at(job.steps), []
@@ -222,10 +224,6 @@ def _ours(job: Job, options: argparse.Namespace, folder: Path) -> list[float]:
         else:
             seconds.append(line["seconds"] - before["seconds"])
     return seconds
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def _transformers(job: Job, options: argparse.Namespace, folder: Path) -> list[float]:
@@ -259,24 +257,12 @@ def _transformers(job: Job, options: argparse.Namespace, folder: Path) -> list[f
                 model.save_pretrained(folder / str(step))
             self.began = time.perf_counter()
 
+    rate: dict[str, Any] = {"learning_rate": job.rate, "warmup_steps": round(0.05 * job.steps), "weight_decay": 0.01}
+    silent: dict[str, Any] = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder / "trainer"),
-        max_steps=job.steps,
-        per_device_train_batch_size=options.rows,
-        learning_rate=job.rate,
-        warmup_steps=round(0.05 * job.steps),
-        weight_decay=0.01,
-        seed=job.seed,
-        use_cpu=True,
-        bf16=job.side != "fp32",
-        torch_compile=job.side == "compile",
-        dataloader_drop_last=True,                         # a shorter last batch would be compiled anew
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        str(folder / "trainer"), max_steps=job.steps, per_device_train_batch_size=options.rows, seed=job.seed, use_cpu=True,
+        bf16=job.side != "fp32", torch_compile=job.side == "compile", remove_unused_columns=False, dataloader_pin_memory=False,
+        dataloader_drop_last=True, **rate, **silent,       # a shorter last batch would be compiled anew
     )
     transformers.Trainer(model, arguments, collate, _running_text(options, masked), callbacks=[Clock()]).train()
     return seconds
@@ -407,7 +393,7 @@ def _print(options: argparse.Namespace, tried: dict[float, float], found: dict[J
     print(f"\n{'':24}{'steps':>7}{'held-out loss':>18}{'read otherwise':>16}{'seconds':>10}{'range':>14}{'first steps':>13}")
     for job, seeds in found.items():
         losses, seconds = [one.final for one in seeds], [one.seconds()[-1] for one in seeds]
-        loss = f"{mean(losses):.3f} ± {stdev(losses) if len(losses) > 1 else math.nan:.3f}"
+        loss = f"{mean(losses):.3f}" + (f" ± {stdev(losses):.3f}" if len(losses) > 1 else "")
         otherwise, start = mean(one.others[-1] for one in seeds), median(sum(one.step_seconds[:WARM_UP]) for one in seeds)
         print(f"{NAMES[job.side]:24}{job.steps:>7}{loss:>18}{otherwise:>16.3f}{mean(seconds):>10.1f}{_span(seconds, 0):>14}"
               f"{start:>13.1f}")
@@ -447,7 +433,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--vocabulary", type=int, default=7168)
     parser.add_argument("--validation-rows", type=int, default=256, help="held-out rows that both sides are measured on")
     parser.add_argument("--work", help="a folder that keeps the text and the results; by default a temporary one")
     parser.add_argument("--job", help=argparse.SUPPRESS)

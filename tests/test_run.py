@@ -20,7 +20,7 @@ from yanmo.run import carry_out
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 SHORT = ["training.steps=2", "training.rows=2", "training.length=64", "model.layers=2", "model.width=64"]
-SHORT += ["evaluation.pseudo_likelihood=2", "corpus.workers=1", "corpus.validation=0.1"]
+SHORT += ["evaluation.pseudo_likelihood=2", "corpus.workers=1", "corpus.validation=0.1", "training.validation_rows=8"]
 
 
 def some_text(folder: Path, language: str) -> Path:
@@ -135,7 +135,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     from yanmo.recipe import write_yaml
 
     file.write_text(write_yaml(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "yanmo", "pretrain", str(file), "training.steps=400", "training.save_every=100"]
+    command = [sys.executable, "-m", "yanmo", "pretrain", str(file), "training.steps=150", "training.save_every=50"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     metrics = tmp_path / recipe.name / "pretrain" / "metrics.jsonl"
     for _ in range(600):
@@ -147,9 +147,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130, said
     assert "To go on: yanmo pretrain" in " ".join(said.split())
     reached = json.loads(metrics.read_text().splitlines()[-1])["step"]
-    assert 5 <= reached < 400
+    assert 5 <= reached < 150
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert f"going on from step {reached} of 400" in " ".join(again.stderr.split())
+    assert f"going on from step {reached} of 150" in " ".join(again.stderr.split())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from yanmo import recipe
 from yanmo.batch import Packed
@@ -213,3 +214,19 @@ def test_positions_are_counted_after_the_padding_id() -> None:
     network(batch).sum().backward()
     assert rows.weight.grad is not None
     assert (rows.weight.grad.abs().sum(-1) > 0).nonzero()[:, 0].tolist() == list(range(1, 7))
+
+
+def test_a_token_that_is_everywhere_keeps_its_gradient_in_bf16() -> None:
+    from yanmo.layers.embedding import look_up
+
+    torch.manual_seed(0)
+    ids = torch.where(torch.rand(8192) < 0.12, 4, torch.randint(5, 300, (8192,)))
+    seed = torch.randn(8192, 64).bfloat16()
+    table = torch.randn(300, 64).bfloat16().requires_grad_()
+    exact = table.detach().double().requires_grad_()
+    look_up(table, ids, 7).backward(seed)
+    F.embedding(ids, exact, padding_idx=7).backward(seed.double())
+    assert table.grad is not None
+    assert exact.grad is not None
+    assert (table.grad[4].double() - exact.grad[4]).norm() < 0.005 * exact.grad[4].norm()
+    assert not table.grad[7].any()

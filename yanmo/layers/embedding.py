@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,11 +40,11 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, packed: Packed) -> Tensor:  # (R, T, D)
-        x_RTD = self.tokens(packed.tokens)
+        x_RTD = look_up(self.tokens.weight, packed.tokens, self.config.padding)
         table = None if self.positions is None else self.positions.weight
         if self.types is not None:
             if packed.types is not None and self.config.types > 1:
-                x_RTD = x_RTD + self.types(packed.types)
+                x_RTD = x_RTD + look_up(self.types.weight, packed.types)
             elif table is not None:  # all are of the first part: add that to the small table
                 table = table + self.types.weight[0]
             else:
@@ -55,4 +57,29 @@ class Embedding(nn.Module):
         offset = self.config.offset
         if packed.whole:  # every row counts from 0: no gathering
             return table[offset : offset + packed.tokens.shape[1]]
-        return F.embedding(packed.positions + offset, table)
+        return look_up(table, packed.positions + offset)
+
+
+def look_up(table: Tensor, ids: Tensor, padding: int | None = None) -> Tensor:
+    """Rows (..., D) of a table (V, D). A row that is looked up often has its gradient summed in fp32.
+
+    On a CPU torch sums it in the table's own type: in bf16 the thousand gradients of [MASK] in 8,192 tokens come out 4% off.
+    """
+    if table.dtype == torch.bfloat16 and table.device.type == "cpu" and torch.is_grad_enabled():
+        return _LookUp.apply(table, ids, -1 if padding is None else padding)
+    return F.embedding(ids, table, padding)
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows, ctx.padding = len(table), padding
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        (gradient,) = gradients
+        summed = torch.ops.aten.embedding_dense_backward(gradient.float(), ids, ctx.rows, ctx.padding, False)
+        return summed.to(gradient.dtype), None, None
