@@ -174,7 +174,7 @@ def _transformers(options: argparse.Namespace) -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        float(loss)
+        loss.item()
         seconds.append(time.perf_counter() - start)
     return {"tokens_per_second": options.rows * options.length / median(seconds[WARM_UP:])}
 

@@ -27,7 +27,7 @@ from yanmo.recipe import MaskedObjective, Recipe
 from yanmo.shards import Shards
 from yanmo.speed import matrix_rate, work_per_token
 from yanmo.tokenizer import Tokens, load_tokenizer, save_tokenizer
-from yanmo.train import Outcome, Trainer
+from yanmo.train import Outcome, Trainer, rows_at_once
 
 SPEED = "speed.json"
 
@@ -131,7 +131,7 @@ def _speed(recipe: Recipe, network: Network, outcome: Outcome) -> dict[str, floa
     targets = objective.rate if isinstance(objective, MaskedObjective) else 1.0
     work = tokens_per_second * work_per_token(network, training.length, targets)
     inner = network.config.blocks[0].feedforward.width
-    tokens = (training.micro_rows or training.rows) * training.length
+    tokens = (training.micro_rows or rows_at_once(device, training.length, training.rows)) * training.length
     rate = matrix_rate(device, choose_precision(training.precision, device), tokens, network.config.width, inner)
     return {
         "tokens_per_second": tokens_per_second,

@@ -221,7 +221,7 @@ class Training(Section):
     length: int = Field(default=256, ge=8)
     """Tokens of a row."""
     micro_rows: int | None = Field(default=None, ge=1)
-    """Rows that go through the network at once on one rank; by default all of the rank's rows."""
+    """Rows that go through the network at once on one rank; by default all, on a CPU what stays in its cache."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all."""
     learning_rate: float | None = Field(default=None, gt=0)

@@ -32,6 +32,8 @@ from yanmo.optim import Optimizer, choose_precision
 from yanmo.parallel import Ranks
 from yanmo.progress import Progress, silent
 
+CACHED_TOKENS = 2048
+"""Tokens whose activations stay in a CPU's cache: matrix products then run two to three times as fast as from memory."""
 VALIDATIONS = 10
 """Validations of a run, when the recipe does not say how often."""
 SAVE_SECONDS = 300.0
@@ -114,7 +116,7 @@ class Trainer:
             {"training": training.model_dump(mode="json"), "seed": seed, **(identity or {})}
         )
         self.checkpoints = folder / "checkpoints"
-        micro = min(training.micro_rows or count, count)
+        micro = min(training.micro_rows or rows_at_once(self.ranks.device, training.length, count), count)
         self.share = Share(objective, order, training.rows, first, count, micro, training.length)
         self.state = State()
         self.losses: dict[str, float] = {}
@@ -432,6 +434,11 @@ class Trainer:
             returns=state.returns,
             interrupted=interrupted,
         )
+
+
+def rows_at_once(device: torch.device, length: int, rows: int) -> int:
+    """Rows of a micro-batch where the recipe does not say: all on an accelerator; on a CPU so few that they stay in its cache."""
+    return rows if device.type != "cpu" else max(1, CACHED_TOKENS // length)
 
 
 def _totals(losses: Mapping[str, Any], names: Sequence[str]) -> Tensor:
