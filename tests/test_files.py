@@ -152,3 +152,12 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
         pass
     with lock_folder(tmp_path):
         pass
+
+
+def test_on_windows_no_process_is_asked_whether_it_lives(monkeypatch):
+    """There os.kill would end it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "name", "nt")
+        patched.setattr(files.os, "kill", lambda process, signal: pytest.fail("it was killed"))
+        alive = files._alive(os.getpid())
+    assert not alive

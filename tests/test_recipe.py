@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from yanmo.errors import UserError
-from yanmo.recipe import Recipe, parse_recipe, read_recipe, write_yaml
+from yanmo.recipe import Model, Recipe, parse_recipe, read_recipe, write_yaml
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -29,6 +29,13 @@ def test_the_command_line_wins_over_the_file_and_replaces_its_budget(tmp_path: P
 def test_the_objective_follows_the_family() -> None:
     assert read_recipe(None, ["model.family=llama"]).objective.kind == "causal"
     assert read_recipe(None, ["model.family=roberta", "objective.rate=0.2"]).objective.kind == "masked"
+    assert Recipe(model=Model(family="gpt2")).objective.kind == "causal"
+
+
+def test_with_a_start_the_folder_says_what_is_read() -> None:
+    overrides = ["model.start=folder", "evaluation.prompts=[once]", "evaluation.fill=['a <mask>']"]
+    recipe = read_recipe(None, overrides)
+    assert parse_recipe(yaml.safe_load(write_yaml(recipe)), "written") == recipe
 
 
 @pytest.mark.parametrize(
@@ -50,6 +57,14 @@ def test_the_objective_follows_the_family() -> None:
         (["training"], "is not an override"),
         (["name=b", "name.first=a"], "name is not a section"),
         (["seed=-1"], "seed"),
+        (["evaluation.fill=[no gap here]"], "'no gap here' has no gap; write [MASK]"),
+        (["model.family=llama", "evaluation.fill=['a [MASK]']"], "evaluation.fill does not fit family llama"),
+        (["evaluation.prompts=[once]"], "evaluation.prompts does not fit family bert: it reads evaluation.fill"),
+        (["model.start=folder", "model.layers=2", "model.dropout=0.1"], "layers, dropout: these are the folder's"),
+        (["training.decay=0.2"], "decay belongs to schedule constant-decay; linear does not read it"),
+        (["training.schedule=constant-decay", "training.warmup=0.8"], "warmup 0.8 and decay 0.3 are shares of the steps"),
+        (["training.minutes=.inf"], "training.minutes: "),
+        (["training.epochs=.nan"], "training.epochs: "),
     ],
 )
 def test_what_is_wrong_is_named(overrides: list[str], message: str) -> None:

@@ -11,41 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_runs import ROOT, short_recipe
 
 from yanmo.errors import UserError
 from yanmo.files import lock_folder
-from yanmo.recipe import Recipe, read_recipe
-from yanmo.run import carry_out
+from yanmo.recipe import Recipe, read_recipe, write_yaml
+from yanmo.run import STAGES, Run, carry_out
 
-ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-SHORT = ["training.steps=2", "training.rows=2", "training.length=64", "model.layers=2", "model.width=64"]
-SHORT += ["evaluation.pseudo_likelihood=2", "corpus.workers=1", "corpus.validation=0.1", "training.validation_rows=8"]
-
-
-def some_text(folder: Path, language: str) -> Path:
-    """Real text, little of it, one document a line."""
-    from yanmo.corpus.samples import SAMPLES
-
-    sample = SAMPLES["python-docs" if language == "en" else "reviews-zh"]
-    texts = [text.replace("\n", " ")[:2000] for (_, text), _ in zip(sample.documents(), range(400), strict=False)]
-    path = folder / "text.txt"
-    path.write_text("\n".join(texts), encoding="utf-8")
-    return path
-
-
-def short_recipe(path: Path, folder: Path, *more: str) -> Recipe:
-    text = some_text(folder, "zh" if "zh" in path.stem or path.stem == "quickstart" else "en")
-    source = f"corpus.sources=[{{path: {json.dumps(str(text))}, document: line}}]"
-    return read_recipe(path, [*SHORT, f"runs={folder}", "tokenizer.vocabulary=1200", source, *more])
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
-    """The quick start's recipe carried out on little text."""
-    folder = tmp_path_factory.mktemp("runs")
-    recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", folder)
-    return carry_out(recipe).folder, recipe
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -69,7 +42,8 @@ def test_every_recipe_runs_and_transformers_loads_what_it_made(path: Path, tmp_p
     with torch.no_grad():
         mine = ours.logits(ours(Packed(ids, torch.ones_like(ids), places, whole=True)))
         torch.testing.assert_close(mine, theirs(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
-    assert [*tokens.prefix, *tokens.encode(["这家酒店 The statement is fine."])[0]] == ids[0, : ids.shape[1] - (ids[0, -1] in tokens.suffix)].tolist()
+    read = [*tokens.prefix, *tokens.encode(["这家酒店 The statement is fine."])[0]]
+    assert read == ids[0, : ids.shape[1] - (ids[0, -1] in tokens.suffix)].tolist()
 
 
 def test_what_is_done_is_not_done_again(finished: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,8 +106,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path)
     carry_out(recipe, until="shards")
     file = tmp_path / "recipe.yaml"
-    from yanmo.recipe import write_yaml
-
     file.write_text(write_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "yanmo", "pretrain", str(file), "training.steps=150", "training.save_every=50"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -150,6 +122,63 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert 5 <= reached < 150
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert f"going on from step {reached} of 150" in " ".join(again.stderr.split())
+
+
+def figures(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    return [line["validation"]["loss"] if "validation" in line else line["loss"] for line in lines]
+
+
+def test_two_processes_make_what_one_does_and_it_is_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["training.precision=fp32", "model.dropout=0", "training.steps=3"]
+    one = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, *more, "name=one")
+    two = one.model_copy(update={"name": "two"})
+    carry_out(one, until="shards")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    carry_out(one, until="pretrain")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(write_yaml(two), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "yanmo", "pretrain"]
+    made = subprocess.run([*command, str(file)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert made.stderr.count("done before") == 3
+    card = (tmp_path / "two" / "pretrain" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| weights of step | 3 of 3 |" in card or "the model is that of step" in " ".join(made.stderr.split())
+    assert figures(tmp_path / "two") == pytest.approx(figures(tmp_path / "one"), abs=1e-5)
+    model = tmp_path / "two" / "pretrain" / "model" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    capsys.readouterr()
+    carry_out(two, until="evaluation")
+    assert capsys.readouterr().err.count("done before") == 4
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.trackers=[wandb]"], "wandb is not installed"),
+        (["model.width=null", "model.heads=5"], "model.width 256 is not divisible by 5 heads"),
+        (["model={start: nowhere}"], "model.start: nowhere: no model folder there"),
+    ],
+)
+def test_what_can_be_known_at_once_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, *overrides)
+    with pytest.raises(UserError, match=message):
+        carry_out(recipe)
+    assert not (tmp_path / recipe.name / "corpus").exists()
+
+
+def test_a_changed_test_file_makes_the_corpus_anew(tmp_path: Path) -> None:
+    forbidden = tmp_path / "forbidden.txt"
+    forbidden.write_text("这是一个不应该出现在训练文本里的很长的句子,谁也不许读。\n", encoding="utf-8")
+    files = f"corpus.decontaminate.files=[{json.dumps(str(forbidden))}]"
+    recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, files)
+    inputs = STAGES[0].inputs(Run(recipe, tmp_path))
+    forbidden.write_text("换了一个不应该出现在训练文本里的句子。\n", encoding="utf-8")
+    assert STAGES[0].inputs(Run(recipe, tmp_path)) != inputs
 
 
 @pytest.mark.slow

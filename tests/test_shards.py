@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from yanmo import shards
+from yanmo.corpus import build_corpus
 from yanmo.errors import UserError
+from yanmo.files import lock_folder
+from yanmo.recipe import parse_recipe
 from yanmo.shards import Shards, verify, write_shards
 from yanmo.tokenizer import Tokens, encode_documents
 
@@ -147,3 +155,68 @@ def test_progress_counts_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_shards(source, tokens_of(TEXTS), tmp_path / "shards", show, workers=1)
     assert seen[-1] == (60, 60)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from yanmo import shards
+from yanmo.files import lock_folder
+from yanmo.tokenizer import load_tokenizer
+
+shards.TASK = 500
+folder = Path(sys.argv[1])
+with lock_folder(folder):
+    show = lambda done, total, unit, **figures: (print(done, flush=True), sys.stdin.readline())
+    shards.write_shards(folder / "corpus", load_tokenizer(folder / "tokenizer.json"), folder / "shards", show, workers=2)
+"""
+
+
+def test_a_killed_parent_frees_the_lock(tmp_path: Path) -> None:
+    corpus(tmp_path / "corpus", TEXTS[:280], TEXTS[280:])
+    (tmp_path / "tokenizer.json").write_bytes(tokens_of(TEXTS).json)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdin=pipe, stdout=pipe, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().strip().isdigit(), "the workers have begun, and the parent waits"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) >= 2
+        with pytest.raises(UserError, match=f"process {parent.pid}"), lock_folder(tmp_path):
+            pass
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        with lock_folder(tmp_path):
+            pass
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+
+
+def test_little_text_starts_no_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = corpus(tmp_path / "corpus", TEXTS[:40], TEXTS[280:])
+    monkeypatch.setattr(shards, "start_pool", lambda *_: pytest.fail("workers for a few kilobytes"))
+    assert write_shards(source, tokens_of(TEXTS), tmp_path / "shards").splits["train"].documents == 40
+
+
+@pytest.mark.slow
+def test_100_mb_on_one_line(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0x4E00, 0x9000, (680_000, 50), np.uint16)
+    codes[:, -1] = ord("。")
+    long = codes.astype("<u2").tobytes().decode("utf-16-le")
+    short = [f"第{index}篇。" + long[index * 50 : index * 50 + 50] for index in range(1000, 1200)]
+    (tmp_path / "a.txt").write_text("\n".join([long, *short]), encoding="utf-8")
+    assert (tmp_path / "a.txt").stat().st_size > 100_000_000
+    source = {"path": str(tmp_path / "a.txt"), "document": "line"}
+    recipe = parse_recipe({"corpus": {"sources": [source], "workers": 1, "validation": 0.2}}, "test")
+    kept = build_corpus(recipe, tmp_path / "corpus")
+    characters = sorted(set(long[:1_000_000]))
+    vocabulary = {name: index for index, name in enumerate(["[UNK]", *characters])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(lowercase=False), pre_tokenizers.BertPreTokenizer()
+    tokens = Tokens.from_json(tokenizer.to_str().encode())
+    report = write_shards(tmp_path / "corpus", tokens, tmp_path / "shards", workers=1)
+    assert sum(part.documents for part in report.splits.values()) == kept.documents
+    (split,) = (name for name in ("train", "validation") if Shards.open(tmp_path / "shards", name).lengths.max() > 1_000_000)
+    opened = Shards.open(tmp_path / "shards", split)
+    ids, sentences, _ = opened[int(opened.lengths.argmax())]
+    assert len(ids) == len(long)
+    assert sentences.tolist() == list(range(0, len(long), 50))
+    assert ids[-50:].tolist() == [vocabulary[character] for character in long[-50:]]

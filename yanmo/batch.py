@@ -109,14 +109,15 @@ class Order:
         places = np.array([fit.places(tokens) for tokens in range(room + 1)])[self._tokens]
         self.pieces = len(places)
         self.tokens_per_epoch = int(self._tokens.sum(dtype=np.int64))
-        self._check_enough(int(places.sum()))
+        self.places_per_epoch = int(places.sum())        # special tokens included, padding not
+        self._check_enough(self.places_per_epoch)
         self._by_places = np.argsort(places.astype(np.uint16 if length < 2**16 else np.int32), kind="stable")[::-1]
         self._by_places = self._by_places.astype(np.int32 if self.pieces < 2**31 else np.int64)
         histogram = np.bincount(places, minlength=length + 1)
         self._slots, self._row_starts = _slots(plan(histogram), histogram)
         self._classes = np.cumsum(histogram[::-1])       # where each number of places ends in _by_places
         self.rows_per_epoch = len(self._row_starts) - 1
-        self.padding = 1 - int(places.sum()) / (self.rows_per_epoch * length)
+        self.padding = 1 - self.places_per_epoch / (self.rows_per_epoch * length)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def row(self, number: int) -> Row:

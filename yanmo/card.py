@@ -13,10 +13,10 @@ PIPELINES = {"masked": "fill-mask", "causal": "text-generation"}
 CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
 
 
-def model_card(recipe: Recipe, parameters: int, figures: Mapping[str, float | str]) -> str:
+def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[str, float | str]) -> str:
     """README.md of a model folder: YAML front matter, how to load it, what it was trained on and how it measured."""
     kind = recipe.objective.kind
-    front = {"library_name": "transformers", "pipeline_tag": PIPELINES[kind], "tags": ["yanmo", recipe.model.family]}
+    front = {"library_name": "transformers", "pipeline_tag": PIPELINES[kind], "tags": ["yanmo", family]}
     sources = "\n".join(f"- `{source.path}`" for source in recipe.corpus.sources)
     shown = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in figures.items()}
     measured = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
@@ -26,7 +26,7 @@ def model_card(recipe: Recipe, parameters: int, figures: Mapping[str, float | st
 
 # {recipe.name}
 
-A {recipe.model.family} of {parameters / 1e6:.1f} million parameters, pretrained with Yanmo {__version__} ({kind} language model).
+A {family} of {parameters / 1e6:.1f} million parameters, pretrained with Yanmo {__version__} ({kind} language model).
 
 ```python
 from transformers import {CLASSES[kind]}, AutoTokenizer

@@ -30,14 +30,16 @@ class State:
     """Where a run is. Whatever the next step depends on, besides weights and optimizer, is in here.
 
     step: steps taken. steps: of the whole run. tokens: read so far. shift: steps' worth of rows that were jumped over
-    when the run went back to a checkpoint. skipped: steps not taken; refused: those in a row, just now. recent_*: what
-    the guard remembers. seconds: spent in training. identity: the recipe and the data, as a flat tree of dotted names.
+    when the run went back to a checkpoint. validations: how many the whole run is to have. skipped: steps not taken;
+    refused: those in a row, just now. recent_*: what the guard remembers. seconds: spent in training. identity: the recipe
+    and the data, as a flat tree of dotted names.
     """
 
     step: int = 0
     steps: int = 0
     tokens: int = 0
     shift: int = 0
+    validations: int = 10
     seconds: float = 0.0
     best_loss: float | None = None
     best_step: int | None = None
@@ -76,10 +78,7 @@ def save(root: Path, state: State, weights: Mapping[str, Tensor], optimizer: Map
 
 def load(folder: Path) -> Saved:
     """Read a checkpoint. Raises UserError, naming the file, when it is not exactly what was written."""
-    if broken := verify(folder):
-        raise UserError(
-            f"checkpoint {folder} is not whole: {'; '.join(broken)}; delete that folder to go on from an older one"
-        )
+    _refuse_broken(folder)
     tree = json.loads((folder / STATE).read_text(encoding="utf-8"))
     known = {name.name for name in fields(State)}
     if unknown := tree.keys() ^ known:
@@ -89,7 +88,8 @@ def load(folder: Path) -> Saved:
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """Only the weights of a checkpoint, fp32, by name. Raises UserError as `load` does."""
-    return load(folder).weights
+    _refuse_broken(folder)
+    return _read(folder / WEIGHTS)
 
 
 def verify(folder: Path) -> list[str]:
@@ -115,10 +115,14 @@ def latest(root: Path) -> Path | None:
 
 
 def prune(root: Path, keep: int, best: int | None) -> None:
-    """Remove all checkpoints but the last `keep` and the one of the best step."""
+    """Remove all checkpoints but the last `keep` and the one of the best step; and what killed processes half wrote.
+
+    Only for the process that holds the run's folder: whatever is half written there is nobody's.
+    """
     found = listed(root)
     kept = {path for _, path in found[-keep:]} | {path for step, path in found if step == best}
     _remove(path for path in root.glob("step-*") if path.is_dir() and path not in kept)
+    _remove(root.glob(".step-*.partial-*"))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Iterable[str] = ()) -> list[str]:
@@ -139,6 +143,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
     return flat
+
+
+def _refuse_broken(folder: Path) -> None:
+    if broken := verify(folder):
+        raise UserError(
+            f"checkpoint {folder} is not whole: {'; '.join(broken)}; delete that folder to go on from an older one"
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yanmo import __version__
 from yanmo.errors import UserError
+
+if TYPE_CHECKING:
+    from yanmo.models import Network
+    from yanmo.tokenizer import Tokens
 
 app = typer.Typer(
     name="yanmo",
@@ -75,7 +79,7 @@ def fill(
     import yanmo
     from yanmo import display
 
-    network, tokens = yanmo.load(model)
+    network, tokens = _load(model)
     for number, candidates in enumerate(yanmo.fill(network, tokens, text, k=best), 1):
         rows = [(candidate.token, f"{candidate.probability:6.1%}   {candidate.text}") for candidate in candidates]
         display.table(f"gap {number}", rows)
@@ -95,7 +99,7 @@ def generate(
     """Go on from a beginning (decoders); the text appears as it is made."""
     import yanmo
 
-    network, vocabulary = yanmo.load(model)
+    network, vocabulary = _load(model)
 
     def show(index: int, text: str) -> None:
         if len(prompt) == 1:
@@ -129,7 +133,7 @@ def score(
     """Log-probabilities of sentences, in nats: exact for decoders, pseudo-log-likelihood for encoders."""
     import yanmo
 
-    network, tokens = yanmo.load(model)
+    network, tokens = _load(model)
     lines = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     for line, nats in zip(lines, yanmo.score(network, tokens, lines), strict=True):
         print(f"{nats:.3f}\t{line}")
@@ -185,6 +189,15 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
+def _load(model: Path) -> tuple[Network, Tokens]:
+    """A model folder's network, on the best device there is, and its tokenizer."""
+    import yanmo
+    from yanmo.parallel import choose_device
+
+    network, tokens = yanmo.load(model)
+    return network.to(choose_device()), tokens
+
+
 def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
     from yanmo import display, run
     from yanmo.recipe import read_recipe
@@ -194,8 +207,9 @@ def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
     try:
         done = run.carry_out(recipe, until)
     except run.Interrupted:
-        again = " ".join(["yanmo", *sys.argv[1:]])
-        display.note(f"Stopped, and nothing is lost. To go on: [bold]{again}[/]")
+        again = "the same torchrun command" if run.are_several() else " ".join(["yanmo", *sys.argv[1:]])
+        if run.is_first():
+            display.note(f"Stopped, and nothing is lost. To go on: [bold]{again}[/]")
         raise typer.Exit(130) from None
     if run.is_first():
         display.table(recipe.name, summary(done.recipe, done.folder, until))
@@ -211,5 +225,5 @@ def main() -> None:
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"yanmo: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("yanmo: stopped", file=sys.stderr)
+        print("yanmo: stopped; finished stages are kept, the same command goes on", file=sys.stderr)
         sys.exit(130)

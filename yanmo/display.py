@@ -80,6 +80,8 @@ def figures_line(done: float, total: float | None, unit: str, figures: dict[str,
 
 
 def _figure(name: str, value: float | str) -> str:
+    if name == "left" and not isinstance(value, str):
+        return f"{duration(value)} left"
     text = value if isinstance(value, str) else number(value)
     return f"{text} {name.replace('_per_second', '/s')}" if name.endswith("_per_second") else f"{name.replace('_', ' ')} {text}"
 

@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from yanmo.batch import Row
 from yanmo.objectives.objective import Objective
 
+FORKS = "fork" in multiprocessing.get_all_start_methods()
+"""Whether a process can be copied as it is; elsewhere workers must be sent the data."""
+
 
 class Rows(Protocol):
     """An order of the data (yanmo.batch.Order): row n is a function of n, and n goes on for ever."""
@@ -22,7 +25,7 @@ class Rows(Protocol):
     def rows_per_epoch(self) -> int: ...
 
     @property
-    def tokens_per_epoch(self) -> int: ...
+    def places_per_epoch(self) -> int: ...
 
     def row(self, number: int, /) -> Row: ...
 
@@ -79,14 +82,13 @@ class Feed:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _loader(self, step: int) -> DataLoader[Any]:
-        fork = "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(
             self.share,
             batch_size=None,
             sampler=itertools.count(step),  # type: ignore[arg-type]  # any iterable of keys will do
             num_workers=self.workers,
             collate_fn=_as_it_is,
-            multiprocessing_context="fork" if fork else None,
+            multiprocessing_context="fork" if FORKS else None,
         )
 
 

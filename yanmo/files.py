@@ -189,6 +189,8 @@ def _clear_remains(final: Path) -> None:
 
 
 def _alive(process: int) -> bool:
+    if os.name == "nt":  # there os.kill ends the process that it asks about
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -202,7 +204,7 @@ def _sync(path: Path) -> None:
     """Have the disk hold what was written; a folder's entries need it as well as a file's bytes."""
     if os.name != "posix" and path.is_dir():
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs only what may be written
     try:
         os.fsync(handle)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -45,8 +46,9 @@ class Metrics:
             nested = isinstance(value, Mapping)
             inner = {f"{name}/{key}": one for key, one in value.items()} if nested else {name: value}
             figures |= {key: float(one) for key, one in inner.items() if isinstance(one, int | float) and key != "step"}
-        for sink in self.sinks:
-            sink.write(figures, line["step"])
+        with writing(self.folder):
+            for sink in self.sinks:
+                sink.write(figures, line["step"])
 
     def rewind(self, step: int) -> None:
         """Forget every line after `step` and any line that was cut off."""
@@ -61,14 +63,16 @@ class Metrics:
                     continue
         write_atomically(self.path, "".join(kept))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115, closed by close()
-        self.sinks = [TensorBoard(self.folder / "tensorboard", step)]
-        self.sinks += [TRACKERS[name](self.folder, self.settings) for name in self.trackers]
+        with writing(self.folder):
+            self.sinks = [TensorBoard(self.folder / "tensorboard", step)]
+            self.sinks += [TRACKERS[name](self.folder, self.settings) for name in self.trackers]
 
     def close(self) -> None:
         """Close every place that figures go to."""
-        for sink in self.sinks:
-            sink.close()
-        self.sinks = []
+        sinks, self.sinks = self.sinks, []
+        with writing(self.folder):
+            for sink in sinks:
+                sink.close()
         if hasattr(self, "_file"):
             self._file.close()
 
@@ -89,12 +93,18 @@ class TensorBoard:
         self.writer.close()
 
 
+def run_id(folder: Path) -> str:
+    """The same for the same folder, so that a run that goes on is one run in a tracker."""
+    return hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+
+
 class Wandb:
     """Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         wandb = importlib.import_module("wandb")
-        self.run = wandb.init(project="yanmo", name=folder.parent.name, dir=str(folder), config=dict(settings))
+        same = {"id": run_id(folder), "resume": "allow"}
+        self.run = wandb.init(project="yanmo", name=folder.parent.name, dir=str(folder), config=dict(settings), **same)
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         self.run.log(dict(figures), step=step)
@@ -109,8 +119,14 @@ class Mlflow:
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.mlflow = importlib.import_module("mlflow")
         self.mlflow.set_experiment("yanmo")
-        self.mlflow.start_run(run_name=folder.parent.name)
-        self.mlflow.log_params({name: str(value)[:500] for name, value in settings.items()})
+        tags = {"yanmo_run": run_id(folder)}              # its own ids are the server's
+        query = f"tags.yanmo_run = '{tags['yanmo_run']}'"
+        before = self.mlflow.search_runs(filter_string=query, output_format="list")
+        if before:
+            self.mlflow.start_run(run_id=before[0].info.run_id)
+        else:
+            self.mlflow.start_run(run_name=folder.parent.name, tags=tags)
+            self.mlflow.log_params({name: str(value)[:500] for name, value in settings.items()})
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         self.mlflow.log_metrics(dict(figures), step=step)
@@ -124,7 +140,8 @@ class Trackio:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.trackio = importlib.import_module("trackio")
-        self.trackio.init(project="yanmo", name=folder.parent.name, config=dict(settings))
+        name = f"{folder.parent.name}-{run_id(folder)}"   # a run is known by its name
+        self.trackio.init(project="yanmo", name=name, config=dict(settings), resume="allow")
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         self.trackio.log(dict(figures), step=step)

@@ -14,14 +14,15 @@ from yanmo.batch import Order
 from yanmo.card import model_card
 from yanmo.errors import UserError
 from yanmo.evaluation import evaluate
-from yanmo.files import new_folder
+from yanmo.files import MANIFEST, new_folder, sha256_of
 from yanmo.filling import fill
 from yanmo.generation import generate
 from yanmo.memory import keep_freed_memory
+from yanmo.metrics import check_trackers
 from yanmo.models.network import Network, Special
 from yanmo.objectives import build_objective
 from yanmo.optim import choose_precision
-from yanmo.parallel import choose_device, joined
+from yanmo.parallel import Ranks, choose_device, joined
 from yanmo.progress import Progress, silent
 from yanmo.recipe import MaskedObjective, Recipe
 from yanmo.shards import Shards
@@ -39,7 +40,7 @@ def pretrain(recipe: Recipe, folder: Path, progress: Progress = silent, say: Cal
     """
     keep_freed_memory()
     tokens = load_tokenizer(folder / "tokenizer")
-    train, validation = (Shards.open(folder / "shards", split, tokens.hash) for split in ("train", "validation"))
+    train, validation = (Shards.open(folder / "shards", name, tokens.hash, name == "train") for name in ("train", "validation"))
     network = new_network(recipe, tokens)
     objective = build_objective(recipe, network, tokens)
     with joined() as ranks:
@@ -51,14 +52,27 @@ def pretrain(recipe: Recipe, folder: Path, progress: Progress = silent, say: Cal
             folder / "pretrain",
             recipe.seed,
             ranks=ranks,
-            identity=_identity(recipe, tokens, train),
+            identity=_identity(recipe, tokens, folder / "shards"),
             progress=progress,
             say=say,
         )
         outcome = trainer.fit()
         if ranks.is_first and not outcome.interrupted:
-            _save_model(recipe, folder / "pretrain", network, tokens, outcome)
+            _save_model(recipe, folder / "pretrain", network, tokens, outcome, ranks, say)
     return outcome
+
+
+def check_early(recipe: Recipe) -> None:
+    """Look at trackers, dimensions and `model.start` before any text is read. Raises UserError as `pretrain` would later."""
+    check_trackers(recipe.training.trackers)
+    if recipe.model.start is None:
+        with torch.device("meta"):                        # shapes without memory
+            _build(recipe, recipe.tokenizer.vocabulary, Special())
+    else:
+        if not (Path(recipe.model.start) / "config.json").is_file():
+            raise UserError(f"model.start: {recipe.model.start}: no model folder there: it has no config.json")
+        tokens = load_tokenizer(recipe.tokenizer.file or recipe.model.start)
+        build_objective(recipe, new_network(recipe, tokens), tokens)
 
 
 def new_network(recipe: Recipe, tokens: Tokens) -> Network:
@@ -77,10 +91,12 @@ def new_network(recipe: Recipe, tokens: Tokens) -> Network:
                 f"{recipe.model.start}; shorten the rows"
             )
         return network
+    return _build(recipe, tokens.size, special_ids(tokens))
+
+
+def _build(recipe: Recipe, vocabulary: int, special: Special) -> Network:
     pair = isinstance(recipe.objective, MaskedObjective) and recipe.objective.sentences != "none"
-    return models.build(
-        recipe.model, vocabulary=tokens.size, length=recipe.training.length, pair=pair, special=special_ids(tokens)
-    )
+    return models.build(recipe.model, vocabulary=vocabulary, length=recipe.training.length, pair=pair, special=special)
 
 
 def special_ids(tokens: Tokens) -> Special:
@@ -95,49 +111,67 @@ def special_ids(tokens: Tokens) -> Special:
     )
 
 
-def _identity(recipe: Recipe, tokens: Tokens, train: Shards) -> dict[str, Any]:
+def _identity(recipe: Recipe, tokens: Tokens, shards: Path) -> dict[str, Any]:
     return {
         "model": recipe.model.model_dump(mode="json"),
         "objective": recipe.objective.model_dump(mode="json"),
         "tokenizer": tokens.hash,
-        "documents": len(train),
-        "tokens": train.token_total,
+        "shards": sha256_of(shards / MANIFEST),
     }
 
 
-def _save_model(recipe: Recipe, folder: Path, network: Network, tokens: Tokens, outcome: Outcome) -> None:
+def _save_model(
+    recipe: Recipe,
+    folder: Path,
+    network: Network,
+    tokens: Tokens,
+    outcome: Outcome,
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> None:
     """The best weights as a model folder, and how fast they were made."""
     weights = checkpoint.load_weights(outcome.best or outcome.last)
+    step = outcome.step if outcome.best_step is None else outcome.best_step
+    if step == 0:
+        say(
+            f"the model is that of step 0 of {outcome.steps}, as it was before training: no step had a lower held-out loss; "
+            "train longer, or lower training.learning_rate"
+        )
+    elif step != outcome.step:
+        say(f"the model is that of step {step} of {outcome.steps}, where the held-out loss was lowest")
     with torch.no_grad():
         for name, parameter in network.named_parameters(prefix="network"):
             parameter.copy_(weights[name])
     network.eval()
-    speed = _speed(recipe, network, outcome)
+    speed = _speed(recipe, network, outcome, ranks)
     with new_folder(folder / "model") as model:
         models.save(network, model)
         save_tokenizer(tokens, model, network.config.length)
         parameters = sum(weight.numel() for weight in network.parameters())
-        figures = {"held-out loss (nats a target)": outcome.best_loss or outcome.validation.get("loss", float("nan"))}
-        card = model_card(recipe, parameters, {**figures, "tokens read": f"{outcome.tokens:,}"})
+        loss = outcome.best_loss or outcome.validation.get("loss", float("nan"))
+        figures: dict[str, float | str] = {"held-out loss (nats a target)": loss}
+        figures |= {"weights of step": f"{step} of {outcome.steps}", "tokens read": f"{outcome.tokens:,}"}
+        card = model_card(recipe, network.config.family, parameters, figures)
         (model / "README.md").write_text(card, encoding="utf-8")
     (folder / SPEED).write_text(json.dumps(speed, indent=1), encoding="utf-8")
 
 
-def _speed(recipe: Recipe, network: Network, outcome: Outcome) -> dict[str, float]:
-    """Tokens a second over the whole of training, and the share that is of the machine's rate of matrix products."""
-    device, training = choose_device(), recipe.training
+def _speed(recipe: Recipe, network: Network, outcome: Outcome, ranks: Ranks) -> dict[str, float]:
+    """Tokens a second over the whole of training, and the share that is of all ranks' rate of matrix products."""
+    device, training = ranks.device, recipe.training
     tokens_per_second = outcome.tokens / max(outcome.seconds, 1e-9)
     objective = recipe.objective
     targets = objective.rate if isinstance(objective, MaskedObjective) else 1.0
     work = tokens_per_second * work_per_token(network, training.length, targets)
     inner = network.config.blocks[0].feedforward.width
-    tokens = (training.micro_rows or rows_at_once(device, training.length, training.rows)) * training.length
+    _, rows = ranks.rows(training.rows)
+    tokens = min(training.micro_rows or rows_at_once(device, training.length, rows), rows) * training.length
     rate = matrix_rate(device, choose_precision(training.precision, device), tokens, network.config.width, inner)
     return {
         "tokens_per_second": tokens_per_second,
         "work_per_second": work,
         "matrix_rate": rate,
-        "share_of_matrix_rate": work / rate,
+        "share_of_matrix_rate": work / (rate * ranks.size),
         "seconds": outcome.seconds,
         "steps": outcome.step,
         "tokens": outcome.tokens,

@@ -172,6 +172,14 @@ class Model(Section):
     """A model folder, ours or transformers', to go on from; family, size and dimensions are then the folder's."""
 
     @model_validator(mode="after")
+    def _start_has_its_own(self) -> Model:
+        dimensions = ("layers", "width", "heads", "kv_heads", "feedforward", "positions", "dropout")
+        given = [name for name in dimensions if getattr(self, name) is not None]
+        if self.start is not None and given:
+            raise ValueError(f"{', '.join(given)}: these are the folder's when start is given; leave them out")
+        return self
+
+    @model_validator(mode="after")
     def _heads_divide(self) -> Model:
         if self.width and self.heads and self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
@@ -212,9 +220,9 @@ class Training(Section):
     """Budget in optimizer steps."""
     tokens: int | None = Field(default=None, ge=1)
     """Budget in tokens read."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Budget in passes over the training text."""
-    minutes: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Budget in minutes, turned into steps once, at the start, by measuring."""
     rows: int = Field(default=32, ge=1)
     """Rows of an optimizer step, over all ranks."""
@@ -266,6 +274,15 @@ class Training(Section):
             raise ValueError("matrix_learning_rate belongs to optimizer muon; with adamw set learning_rate")
         return self
 
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Training:
+        if self.schedule != "constant-decay":
+            if self.decay != type(self).model_fields["decay"].default:
+                raise ValueError(f"decay belongs to schedule constant-decay; {self.schedule} does not read it")
+        elif self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are shares of the steps: together at most 1")
+        return self
+
 
 class Evaluation(Section):
     """What is measured and shown after training."""
@@ -276,6 +293,14 @@ class Evaluation(Section):
     """Sentences with [MASK] to fill in (encoders)."""
     prompts: tuple[str, ...] = ()
     """Beginnings to continue (decoders)."""
+
+    @field_validator("fill")
+    @classmethod
+    def _have_gaps(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if "[MASK]" not in text and "<mask>" not in text:
+                raise ValueError(f"{text!r} has no gap; write [MASK] where a token is to be filled in")
+        return texts
 
 
 class Recipe(Section):
@@ -302,7 +327,7 @@ class Recipe(Section):
         """Fill in the objective's kind from the family, so that a recipe names it only to change it."""
         if isinstance(tree, Mapping):
             model, objective = tree.get("model"), tree.get("objective")
-            family = model.get("family") if isinstance(model, Mapping) else None
+            family = model.get("family") if isinstance(model, Mapping) else getattr(model, "family", None)
             if objective is None or (isinstance(objective, Mapping) and "kind" not in objective):
                 tree = {**tree, "objective": {"kind": _kind_for(family), **(objective or {})}}
         return tree
@@ -312,6 +337,10 @@ class Recipe(Section):
         needed = _kind_for(self.model.family)
         if self.model.start is None and self.objective.kind != needed:
             raise ValueError(f"objective {self.objective.kind} does not fit family {self.model.family}: it needs {needed}")
+        unread = "fill" if needed == "causal" else "prompts"
+        if self.model.start is None and getattr(self.evaluation, unread):
+            read = "prompts" if unread == "fill" else "fill"
+            raise ValueError(f"evaluation.{unread} does not fit family {self.model.family}: it reads evaluation.{read}")
         pairs = getattr(self.objective, "sentences", "none")
         if pairs != "none" and self.model.start is None and self.model.family != "bert":
             raise ValueError(f"objective.sentences {pairs} needs family bert: {self.model.family} has no head for pairs")

@@ -20,7 +20,7 @@ from yanmo import display
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, lock_folder, new_folder, sha256_of, write_atomically
 from yanmo.progress import Progress, silent
-from yanmo.recipe import Recipe, write_yaml
+from yanmo.recipe import Recipe, Source, write_yaml
 
 RECORD = "stages.json"
 """In the run folder: for every finished stage its inputs and how long it took."""
@@ -60,14 +60,17 @@ def carry_out(recipe: Recipe, until: str = "report") -> Run:
     Raises UserError for whatever a person can mend and Interrupted after Ctrl-C, when all is saved.
     """
     run = Run(recipe, Path(recipe.runs) / recipe.name)
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    with nullcontext() if several else lock_folder(run.folder):
+    with lock_folder(run.folder) if is_first() else nullcontext():
         record = _read_record(run.folder)
         _refuse_changes(run, record)
-        if not several:
+        if not are_several() and "pretrain" not in record and STAGES.index(_named(until)) >= STAGES.index(_named("pretrain")):
+            from yanmo.pretrain import check_early
+
+            check_early(recipe)
+        if is_first():
             write_atomically(run.folder / "recipe.yaml", write_yaml(recipe))
         for stage in STAGES:
-            _do(run, stage, record, several)
+            _do(run, stage, record)
             if stage.name == until:
                 break
     return run
@@ -78,21 +81,27 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _do(run: Run, stage: Stage, record: dict[str, Any], several: bool) -> None:
-    """One stage, unless it is finished."""
+def are_several() -> bool:
+    """Whether torchrun started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _do(run: Run, stage: Stage, record: dict[str, Any]) -> None:
+    """One stage, unless it is finished. Of several processes the first one writes the record."""
+    if are_several() and STAGES.index(stage) > STAGES.index(_named("pretrain")):
+        return
     inputs = json.loads(json.dumps(stage.inputs(run)))
     finished = record.get(stage.name, {})
     if finished.get("inputs") == inputs and (run.folder / stage.name).exists():
-        display.note(f"[dim]✓ {stage.name:<10} done before[/]")
+        if is_first():
+            display.note(f"[dim]✓ {stage.name:<10} done before[/]")
         return
-    if several and stage.name != "pretrain":
-        if STAGES.index(stage) > STAGES.index(_named("pretrain")):
-            return
+    if are_several() and stage.name != "pretrain":
         raise UserError(f"stage {stage.name} is for one process: run `yanmo shards RECIPE` first, then torchrun with `pretrain`")
     started = time.time()
     with display.stage(stage.name) if is_first() else nullcontext(silent) as progress:
         stage.work(run, progress)
-    if not several:
+    if is_first():
         seconds = finished.get("seconds", 0) if stage.name == "pretrain" else 0
         record[stage.name] = {"inputs": inputs, "seconds": round(seconds + time.time() - started, 1)}
         write_atomically(run.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
@@ -130,7 +139,8 @@ def _corpus_inputs(run: Run) -> Mapping[str, Any]:
     from yanmo.corpus.opening import fingerprints
 
     settings = run.recipe.corpus
-    return {"corpus": settings.model_dump(mode="json", exclude={"workers"}), "files": fingerprints(settings.sources)}
+    read = [*settings.sources, *(Source(path=path) for path in settings.decontaminate.files)]
+    return {"corpus": settings.model_dump(mode="json", exclude={"workers"}), "files": fingerprints(read)}
 
 
 def _corpus(run: Run, progress: Progress) -> None:
@@ -178,7 +188,10 @@ def _shards(run: Run, progress: Progress) -> None:
 def _pretrain_inputs(run: Run) -> Mapping[str, Any]:
     recipe = run.recipe
     parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "objective", "training")}
-    return {**parts, "seed": recipe.seed, "shards": run.sum_of("shards")}
+    inputs = {**parts, "seed": recipe.seed, "shards": run.sum_of("shards")}
+    if recipe.model.start is None:
+        return inputs
+    return {**inputs, "start": {path.name: sha256_of(path) for path in sorted(Path(recipe.model.start).glob("*.safetensors"))}}
 
 
 def _pretrain(run: Run, progress: Progress) -> None:

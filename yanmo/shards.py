@@ -8,21 +8,18 @@ tokenizer's hash; manifest.json beside the files has the sha256 of each.
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from yanmo.corpus.workers import ordered_map, start_pool, workers_for
+from yanmo.corpus.write import texts_of
 from yanmo.errors import UserError
 from yanmo.files import check_manifest, new_folder, writing
 from yanmo.progress import Progress, silent
@@ -79,9 +76,11 @@ def write_shards(
     sources = {split: sorted(Path(corpus_folder).glob(f"{split}*.parquet")) for split in SPLITS}
     if not sources["train"]:
         raise UserError(f"{corpus_folder}: no train-*.parquet here; make the corpus first (`yanmo corpus RECIPE`)")
-    total = sum(pq.read_metadata(path).num_rows for paths in sources.values() for path in paths)
+    parts = [pq.read_metadata(path) for paths in sources.values() for path in paths]
+    total = sum(part.num_rows for part in parts)
+    size = sum(part.row_group(group).total_byte_size for part in parts for group in range(part.num_row_groups))
     done = 0
-    with new_folder(Path(folder)) as temporary, writing(Path(folder)), _Pool(tokens, workers) as pool:
+    with new_folder(Path(folder)) as temporary, writing(Path(folder)), _Pool(tokens, workers_for(size, workers)) as pool:
         for split, paths in sources.items():
             part = report.splits[split] = SplitReport()
             with _Writer(temporary, split, tokens, part) as writer:
@@ -270,17 +269,15 @@ def _widen(path: Path, schema: pa.Schema) -> None:
 
 
 class _Pool:
-    """Workers that encode texts, each with its own tokenizer; none when one worker is asked for."""
+    """Workers that encode texts, each with its own tokenizer; none for one worker."""
 
-    def __init__(self, tokens: Tokens, workers: int | None):
-        self.tokens = tokens
-        self.workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    def __init__(self, tokens: Tokens, workers: int):
+        self.tokens, self.workers = tokens, workers
         self.pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> _Pool:
         if self.workers > 1:
-            context = get_context("fork" if sys.platform == "linux" else "spawn")
-            self.pool = ProcessPoolExecutor(self.workers, context, _start_worker, (self.tokens,))
+            self.pool = start_pool(self.workers, _start_worker, self.tokens)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -288,28 +285,16 @@ class _Pool:
             self.pool.shutdown(cancel_futures=True)
 
     def encode(self, tasks: Iterable[list[str]]) -> Iterator[tuple[EncodedBatch, np.ndarray]]:
-        """Batches in the order of the tasks; at most three tasks for each worker are held at a time."""
+        """Batches in the order of the tasks; at most two tasks for each worker wait."""
         if self.pool is None:
-            for texts in tasks:
-                yield _encode(self.tokens, texts)
-            return
-        waiting: deque[Future[tuple[EncodedBatch, np.ndarray]]] = deque()
-        try:
-            for texts in tasks:
-                waiting.append(self.pool.submit(_encode_in_worker, texts))
-                if len(waiting) >= 3 * self.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise UserError("a tokenizing process was killed, most likely for want of memory; try corpus.workers=1") from None
+            return (_encode(self.tokens, texts) for texts in tasks)
+        return ordered_map(self.pool, _encode_in_worker, tasks, 2 * self.workers)
 
 
 _worker_tokens: list[Tokens] = []
 
 
 def _start_worker(tokens: Tokens) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker_tokens[:] = [tokens]
 
 
@@ -345,13 +330,11 @@ def _tasks(paths: Iterable[Path]) -> Iterator[list[str]]:
     """The texts of parquet files, about TASK characters at a time."""
     texts: list[str] = []
     size = 0
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=["text"]):
-            for text in batch.column("text").to_pylist():
-                texts.append(text)
-                size += len(text)
-                if size >= TASK:
-                    yield texts
-                    texts, size = [], 0
+    for text in texts_of(paths):
+        texts.append(text)
+        size += len(text)
+        if size >= TASK:
+            yield texts
+            texts, size = [], 0
     if texts:
         yield texts

@@ -49,3 +49,5 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, tokens: int, width: in
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -8,6 +8,7 @@ micro-batches and all ranks, so that how a step is cut up changes nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -24,7 +25,7 @@ from yanmo.batch import to_device
 from yanmo.blocks import prepared_blocks
 from yanmo.checkpoint import State
 from yanmo.errors import UserError
-from yanmo.feed import Feed, Rows, Share
+from yanmo.feed import FORKS, Feed, Rows, Share
 from yanmo.files import lock_folder
 from yanmo.metrics import Metrics, check_trackers
 from yanmo.objectives.objective import Objective
@@ -34,8 +35,8 @@ from yanmo.progress import Progress, silent
 
 CACHED_TOKENS = 2048
 """Tokens whose activations stay in a CPU's cache: matrix products then run two to three times as fast as from memory."""
-VALIDATIONS = 10
-"""Validations of a run, when the recipe does not say how often."""
+VALIDATIONS, VALIDATING_SHARE = 10, 0.2
+"""Validations of a run, when the recipe does not say how often; fewer where they would take more of a budget in minutes."""
 SAVE_SECONDS = 300.0
 """Between checkpoints, when the recipe does not say how often."""
 MEASURED_STEPS, MEASURED_SHARE = 8, 0.05
@@ -61,6 +62,7 @@ class Outcome:
     losses: dict[str, float]
     validation: dict[str, float]
     best_loss: float | None
+    best_step: int | None
     best: Path | None
     last: Path
     skipped: int
@@ -226,7 +228,6 @@ class Trainer:
         weights = self.ranks.share(weights)
         found = _measured(names, self.ranks.sum(torch.stack(totals).sum(0).tolist()), counts, weights, tokens)
         self.validation = {**found.means, "loss": found.loss}
-        self._validated = self.state.step
         if self.metrics is not None:
             self.metrics.write({"step": self.state.step, "tokens": self.state.tokens, "validation": self.validation})
         if found.targets and (self.state.best_loss is None or found.loss < self.state.best_loss):
@@ -274,7 +275,7 @@ class Trainer:
         self.state = self.ranks.share(self.state)
         self.ranks.share_(*self.optimizer.flat(), *self._buffers().values())
         self.optimizer.weights.refresh()
-        self._saved = self._validated = self.state.step
+        self._saved = self.state.step
 
     def _go_back(self) -> None:
         """Return to the last checkpoint, and go on with the rows that come after those that failed."""
@@ -316,7 +317,7 @@ class Trainer:
     # When
 
     def _validation_due(self) -> bool:
-        every = self.training.validate_every or max(1, self.state.steps // VALIDATIONS)
+        every = self.training.validate_every or max(1, math.ceil(self.state.steps / self.state.validations))
         return self.state.step % every == 0 or self.state.step == self.state.steps
 
     def _save_due(self) -> bool:
@@ -339,7 +340,7 @@ class Trainer:
         self.optimizer = Optimizer(self.objective, training, self.objective.network.config.width, dtype)
         stack.enter_context(prepared_blocks(self.objective, training, device, self.say))
         workers = training.loader_workers
-        self.feed = Feed(self.share, workers if workers is not None else 2 if device.type == "cuda" else 0)
+        self.feed = Feed(self.share, workers if workers is not None else 2 if device.type == "cuda" and FORKS else 0)
         stack.callback(self.feed.close)
         self._validation_batches = list(self._make_validation())
         self.metrics: Metrics | None = None
@@ -379,7 +380,7 @@ class Trainer:
     def _decide_steps(self, began: float, pause: float) -> int:
         """The budget in steps. pause: the seconds that one validation and one checkpoint take."""
         training, order = self.training, self.order
-        tokens_per_row = order.tokens_per_epoch / order.rows_per_epoch
+        tokens_per_row = order.places_per_epoch / order.rows_per_epoch
         if training.steps is not None:
             return training.steps
         if training.tokens is not None:
@@ -390,10 +391,17 @@ class Trainer:
         step = self._measure_step(began + MEASURED_SHARE * seconds)
         left = seconds - (time.perf_counter() - began)
         if training.validate_every is None:
-            steps = max(1, int((left - VALIDATIONS * pause) / step))
+            affordable = max(1, int(VALIDATING_SHARE * left / pause))
+            validations = min(VALIDATIONS, affordable)
+            steps = max(1, int((left - min(validations * pause, VALIDATING_SHARE * left)) / step))
         else:
-            steps = max(1, int(left / (step + pause / training.validate_every)))
-        steps = self.ranks.share(steps)
+            validations, steps = VALIDATIONS, max(1, int(left / (step + pause / training.validate_every)))
+        steps, self.state.validations = self.ranks.share((steps, validations))
+        if self.state.validations < VALIDATIONS:
+            self.say(
+                f"a validation and a checkpoint take {pause:.3g} s: {self.state.validations} of them instead of {VALIDATIONS}, "
+                f"so as not to take more than {VALIDATING_SHARE:.0%} of the time"
+            )
         self.say(f"{training.minutes:g} minutes are {steps} steps of {step:.3g} s on this machine now")
         return steps
 
@@ -428,6 +436,7 @@ class Trainer:
             losses=self.losses,
             validation=self.validation,
             best_loss=state.best_loss,
+            best_step=state.best_step,
             best=best,
             last=checkpoint.folder_of(self.checkpoints, state.step),
             skipped=state.skipped,

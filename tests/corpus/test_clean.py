@@ -119,6 +119,23 @@ def test_card_check_digit(number: str) -> None:
     assert scrub(f"卡号{number}。", ("card",), Counter()) == "卡号[card]。"
 
 
+def test_cards_of_19_digits_and_what_follows_a_card() -> None:
+    kinds = ("email", "phone", "identity", "card")
+    digits = "622202397298150616"
+    number = next(digits + last for last in "0123456789" if valid_card(digits + last))
+    spaced = f"{number[:4]} {number[4:8]} {number[8:12]} {number[12:16]} {number[16:]}"
+    for shown in (number, spaced, spaced.replace(" ", "-")):
+        assert scrub(f"卡号{shown}。", kinds, Counter()) == "卡号[card]。"
+    count = Counter()
+    assert scrub("4111 1111 1111 1111 123 yuan", kinds, count) == "[card] 123 yuan"
+    assert count == {"card": 1}
+
+
+def test_an_address_that_begins_with_a_phone_number() -> None:
+    kinds = ("email", "phone", "identity", "card")
+    assert scrub("写信到13812345678@qq.com，或打13812345678。", kinds, Counter()) == "写信到[email]，或打[phone]。"
+
+
 def test_scrub() -> None:
     count: Counter[str] = Counter()
     text = (

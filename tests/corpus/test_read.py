@@ -6,7 +6,10 @@ import bz2
 import gzip
 import json
 import lzma
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,7 +75,7 @@ def test_a_compressed_file_reads_like_the_plain_one(tmp_path: Path, ending: str)
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_a_half_downloaded_file_is_an_error_and_not_a_short_corpus(tmp_path: Path, ending: str) -> None:
-    data = b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(20_000))
+    data = b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(200_000))
     pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(pack(data)[:-3000])
@@ -81,6 +84,40 @@ def test_a_half_downloaded_file_is_an_error_and_not_a_short_corpus(tmp_path: Pat
     records = records_of(path, skip=True)
     assert isinstance(records[-1][1], Unreadable)
     assert "damaged" in records[-1][1].detail
+    assert len(records) > 50_000, "what could be read before the damage is kept"
+    assert records[:-1] == [(line, str((line - 1) * 7919)) for line in range(1, len(records))]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_rows_before_the_damage_are_kept(tmp_path: Path, name: str) -> None:
+    many = 50 if name == "a.csv" else 100_000
+    data = "".join(["text,id\n", *(f"row {number},{number * 7919}\n" for number in range(many))]).encode()
+    (tmp_path / name).write_bytes(data + b'"open,1\nmore,2\n' if name == "a.csv" else gzip.compress(data)[:-3000])
+    with pytest.raises(UserError, match=r"a\.csv"):
+        texts_of(tmp_path / name)
+    records = records_of(tmp_path / name, skip=True)
+    assert isinstance(records.pop()[1], Unreadable)
+    assert len(records) == many if many == 50 else len(records) > many / 2
+    assert records == [(number + 2, f"row {number}") for number in range(len(records))]
+
+
+def test_types_of_parquet_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = ["一", None, "", "two"]
+    for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        data = [row if row is None or "string" in str(kind) else row.encode() for row in rows]
+        pq.write_table(pa.table({"text": pa.array(data, kind)}), path)
+        assert records_of(path) == [(1, "一"), (2, ""), (3, ""), (4, "two")], kind
+    pq.write_table(pa.table({"text": pa.array(rows).dictionary_encode()}), path)
+    assert texts_of(path) == ["一", "", "", "two"]
+    pq.write_table(pa.table({"text": [b"fine", b"bad \xff"]}), path)
+    found = records_of(path)
+    assert found[0] == (1, "fine")
+    assert isinstance(found[1][1], Unreadable)
+    for values, name in (([1, 2], "int64"), ([["a"]], "list<")):
+        pq.write_table(pa.table({"text": values}), path)
+        with pytest.raises(UserError, match=f"column 'text' is of type {name}.*string or binary"):
+            texts_of(path)
 
 
 def test_a_gz_that_is_none(tmp_path: Path) -> None:
@@ -143,6 +180,8 @@ def test_utf8_is_never_guessed_away() -> None:
     assert detect_encoding("漢".encode()) == "utf-8"
     assert detect_encoding(("好" * 1000).encode()[:-1]) == "utf-8"  # cut inside a character
     assert detect_encoding(bytes(range(256)) * 10) is None
+    assert detect_encoding("".join(CHINESE * 20).encode() + b"\0more") == "utf-8"
+    assert detect_encoding(b"ab\0" * 1000) != "utf-8"
 
 
 def test_a_binary_file(tmp_path: Path) -> None:
@@ -187,6 +226,31 @@ def test_folders_globs_and_urls(tmp_path: Path) -> None:
         file.write("远方".encode())  # type: ignore[union-attr]
     assert texts_of("memory://shelf/a.txt") == ["远方"]
     assert texts_of("memory://shelf") == ["远方"]
+
+
+def test_a_page_from_the_web(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(CHINESE), encoding="utf-8")
+    handler = partial(Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            if find_spec("aiohttp") is None:
+                with pytest.raises(UserError, match=r"a\.txt: .*aiohttp.*install"):
+                    texts_of(f"{url}/a.txt")
+                return
+            assert texts_of(f"{url}/a.txt") == CHINESE
+            with pytest.raises(UserError, match=r"b\.txt"):
+                texts_of(f"{url}/b.txt")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 import rjieba
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.tokenizer.conftest import NASTY, chinese, english
 from yanmo.tokenizer import Tokens, encode_documents
-from yanmo.tokenizer.encoding import Encoder
+from yanmo.tokenizer.encoding import Encoder, _parts
 
 KINDS = ["wordpiece", "byte-bpe", "bpe", "unigram", "character"]
 Load = Callable[..., Tokens]
@@ -176,3 +176,60 @@ def test_sentences(load: Load, text: str, expected: list[str], kind: str) -> Non
 def test_nothing_at_all(load: Load) -> None:
     assert encode_documents(load("bert"), []) == []
     assert [len(one.tokens) for one in encode_documents(load("bert"), ["", "\u200b", " "])] == [0, 0, 0]
+
+
+def same_in_parts(encoder: Encoder, text: str) -> None:
+    whole = encoder.encode([text])
+    (parts,) = encoder.batches([text])
+    for name in ("tokens", "sentences", "words"):
+        found, expected = getattr(parts, name), getattr(whole, name)
+        assert found.values.tolist() == expected.values.tolist(), name
+        assert found.offsets.tolist() == expected.offsets.tolist()
+
+
+def gpt2_splits(load: Load) -> Tokens:
+    tokenizer = Tokenizer.from_str(load("gpt2").json.decode())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return Tokens.from_json(tokenizer.to_str().encode())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "lower-case unigram", "gpt2's own"])
+def test_a_long_text_has_the_same_tokens_in_parts(load: Load, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("yanmo.tokenizer.encoding.LONG", 10)
+    monkeypatch.setattr("yanmo.tokenizer.encoding.BATCH", 60)
+    if kind in KINDS:
+        tokens = load("bert", kind)
+    else:
+        tokens = gpt2_splits(load) if "gpt2" in kind else load("bert", "unigram", lowercase=True)
+    encoder = Encoder(tokens)
+    assert encoder.cuts_safely
+    nasty = [text for text in NASTY if not any(token in text for token in encoder.added)]
+    lines = [*chinese()[:100], *chinese()[-50:], *english()[:80], *nasty, "Is it? Yes! No", "他说：“好。”他走了。A dog"]
+    for joint in ("\n", "。", " ", "! "):
+        text = joint.join(lines)
+        assert len(list(_parts(text))) > 50
+        same_in_parts(encoder, text)
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.text(ALPHABET, max_size=12), min_size=9, max_size=40), st.sampled_from(["\n", "。", "! ", "x\nA", "。中"]))
+    def check(texts: list[str], joint: str) -> None:
+        same_in_parts(encoder, "begin " + joint.join(texts) + joint + "the end")
+
+    check()
+
+
+def test_a_text_that_cannot_be_cut_safely_stays_whole(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yanmo.tokenizer.encoding.LONG", 10)
+    monkeypatch.setattr("yanmo.tokenizer.encoding.BATCH", 60)
+    text = "。".join(chinese()[:50])
+    tokenizer = Tokenizer.from_str(load("gpt2").json.decode())
+    for splits in (
+        pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"), "isolated"),
+        pre_tokenizers.Metaspace(),
+    ):
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splits, pre_tokenizers.ByteLevel(False, use_regex=False)])
+        tokens = Tokens.from_json(tokenizer.to_str().encode())
+        assert not Encoder(tokens).cuts_safely
+        same_in_parts(Encoder(tokens), text)
+    same_in_parts(Encoder(load("bert")), f"{text}[MASK]{text}")
+    same_in_parts(Encoder(load("bert")), "no cut in here " * 100)

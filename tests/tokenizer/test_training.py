@@ -199,3 +199,9 @@ def test_what_is_not_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="not a tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte-bpe"])
+def test_lower_case_is_refused_where_it_does_nothing(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"lowercase is true, and kind {kind} keeps case.*wordpiece, unigram, character"):
+        train_tokenizer(["Some text"], recipe(kind=kind, lowercase=True), tmp_path / "t")

@@ -28,6 +28,9 @@ def test_what_is_saved_is_read(tmp_path):
     assert all(torch.equal(saved.optimizer[name], tensor) for name, tensor in MOMENTS.items())
     assert load_weights(folder).keys() == WEIGHTS.keys()
     assert verify(folder) == []
+    (folder / "optimizer.safetensors").unlink()
+    with pytest.raises(UserError, match=r"optimizer\.safetensors is missing"):
+        load_weights(folder)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"])
@@ -63,6 +66,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     for step in range(6):
         save(tmp_path, State(step=step), WEIGHTS, MOMENTS)
     (tmp_path / "step-00000007").mkdir()  # deleted halfway by a process that was killed
+    (tmp_path / ".step-00000008.partial-1").mkdir()  # and half written by one
     prune(tmp_path, keep=2, best=1)
     assert [step for step, _ in listed(tmp_path)] == [1, 4, 5]
     assert len(os.listdir(tmp_path)) == 3

@@ -49,9 +49,9 @@ def test_inverse_sqrt_without_warmup_is_that_of_t5():
 
 
 def test_the_default_rate_falls_with_the_root_of_the_width():
-    assert default_learning_rate(256) == 1e-3
-    assert default_learning_rate(1024) == 5e-4
-    assert Optimizer(objective(), training(learning_rate=None), 1024, torch.float32).rate == 5e-4
+    assert default_learning_rate("adamw", 256) == 1e-3
+    assert default_learning_rate("adamw", 1024) == 5e-4
+    assert Optimizer(objective(), training(learning_rate=None, optimizer="muon"), 1024, torch.float32).rate == 1.5e-3
     given = Optimizer(objective(), training(learning_rate=3e-4, matrix_learning_rate=2e-2), 1024, torch.float32)
     assert given.rates(2, 5) == pytest.approx((3e-4 * (0.5 / 0.95), 2e-2 * (0.5 / 0.95)))
 

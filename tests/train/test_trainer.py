@@ -177,7 +177,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, workers):
 
 def test_budgets(tmp_path):
     rows = ToyRows(per_epoch=40)
-    assert rows.tokens_per_epoch == 40 * LENGTH
+    assert rows.places_per_epoch == 40 * LENGTH
     for index, (budget, steps) in enumerate(
         [({"steps": 7}, 7), ({"tokens": 8 * LENGTH * 4}, 4), ({"epochs": 0.4}, 2), ({"epochs": 2}, 10), ({"steps": None}, 5)]
     ):
@@ -193,6 +193,32 @@ def test_minutes_become_steps_once(tmp_path):
     assert outcome.step == outcome.steps
     assert f"0.02 minutes are {outcome.steps} steps" in said[0]
     assert weights(tmp_path).state.steps == outcome.steps
+
+
+def test_validations_take_a_fifth_of_the_minutes_at_most(tmp_path):
+    said = []
+    made = trainer(tmp_path, say=said.append, minutes=1, validate_every=None)
+    made._measure_step = lambda until: 0.1
+    began = time.perf_counter()
+    steps = made._decide_steps(began, 0.01)
+    assert (steps, made.state.validations) == (pytest.approx(599, abs=2), 10)
+    assert len(said) == 1
+    assert made._decide_steps(began, 5.0) == pytest.approx(500, abs=2)  # 60 s: two of 5 s, the rest in steps
+    assert made.state.validations == 2
+    assert "2 of them instead of 10" in said[1]
+    assert made._decide_steps(began, 40.0) == pytest.approx(480, abs=2)
+    assert made.state.validations == 1
+
+
+def test_ten_validations_at_most(tmp_path):
+    made = trainer(tmp_path, validate_every=None)
+    for steps in (1, 9, 10, 11, 19, 99, 1001):
+        made.state.steps = steps
+        due = []
+        for made.state.step in range(1, steps + 1):
+            due += [made.state.step] * made._validation_due()
+        assert due[-1] == steps
+        assert min(steps, 5) <= len(due) <= 10
 
 
 def test_measuring_is_undone(tmp_path):
@@ -466,6 +492,7 @@ def test_a_tracker_is_given_the_figures(tmp_path, monkeypatch):
             self.logged = []
 
         def init(self, **given):
+            assert given["resume"] == "allow"
             return self
 
         def log(self, figures, step):
@@ -474,7 +501,10 @@ def test_a_tracker_is_given_the_figures(tmp_path, monkeypatch):
         def set_experiment(self, name):
             pass
 
-        def start_run(self, run_name):
+        def search_runs(self, **given):
+            return []
+
+        def start_run(self, run_name, tags):
             pass
 
         def log_params(self, given):

@@ -120,7 +120,7 @@ class ToyRows:
     """Row n is a function of (seed, n). An epoch has `per_epoch` rows; text is a noisy cycle, so that it can be learned."""
 
     def __init__(self, seed=0, per_epoch=40):
-        self.seed, self.rows_per_epoch, self.tokens_per_epoch = seed, per_epoch, per_epoch * LENGTH
+        self.seed, self.rows_per_epoch, self.places_per_epoch = seed, per_epoch, per_epoch * LENGTH
 
     def row(self, number):
         rng = np.random.default_rng((self.seed, number % self.rows_per_epoch))

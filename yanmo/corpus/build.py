@@ -8,31 +8,26 @@ result is the same for any number of workers. Memory: about 250 MB, and 110 MB f
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 
 from yanmo.corpus.decontaminate import Forbidden, read_forbidden
 from yanmo.corpus.deduplicate import HashIndex, NearIndex
-from yanmo.corpus.read import BATCH, Reader
+from yanmo.corpus.read import Reader
 from yanmo.corpus.refine import Refined, Refinery, refine, start_worker
 from yanmo.corpus.report import CorpusReport, Step, Tally, script_shares
 from yanmo.corpus.units import CLASSES
+from yanmo.corpus.workers import ordered_map, start_pool, workers_for
 from yanmo.corpus.write import Writer
 from yanmo.errors import UserError
 from yanmo.files import new_folder
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Corpus, Recipe
 
-SMALL = 4 * BATCH
-"""Bytes up to which starting workers costs more than it saves."""
 STEPS = ("read", "clean", "length", "repetition", "symbols", "language", "decontaminate", "exact", "near")
 
 
@@ -47,9 +42,7 @@ def build_corpus(recipe: Recipe, folder: Path, progress: Progress = silent) -> C
     reader = Reader(settings.sources, settings.on_error == "skip")
     forbidden, notes = read_forbidden(settings.decontaminate)
     Refinery(settings, None)                          # a step that cannot run says so before any work is done
-    workers = settings.workers or os.cpu_count() or 1
-    if reader.total is not None and reader.total <= SMALL and settings.workers is None:
-        workers = 1
+    workers = workers_for(reader.total, settings.workers)
     with new_folder(folder) as temporary:
         gather = Gather(settings, temporary)
         shown = 0.0
@@ -75,21 +68,9 @@ def _refined(reader: Reader, settings: Corpus, forbidden: Forbidden | None, work
         refinery = Refinery(settings, forbidden)
         yield from map(refinery.refine, reader.batches())
         return
-    context = multiprocessing.get_context("spawn")    # a fork of a process that has threads may hang
-    pool = ProcessPoolExecutor(workers, context, start_worker, (settings, forbidden))
-    waiting: deque[Future[Refined]] = deque()
+    pool = start_pool(workers, start_worker, settings, forbidden)
     try:
-        for batch in reader.batches():
-            waiting.append(pool.submit(refine, batch))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process of the corpus stage has died: for want of memory (set corpus.workers lower; 1 starts none), "
-            "or because the script that calls build_corpus has no `if __name__ == '__main__':` around it"
-        ) from None
+        yield from ordered_map(pool, refine, reader.batches(), 2 * workers)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -161,7 +142,7 @@ class Gather:
         return CorpusReport(
             documents=self.kept,
             bytes=self.bytes,
-            characters=int(self.lengths_total),
+            characters=int(self.scripts.sum()),
             train=self.split["train"],
             validation=self.split["validation"],
             funnel=[self.tally.funnel[name] for name in STEPS if name in self.tally.funnel],
@@ -177,10 +158,6 @@ class Gather:
             workers=workers,
             seconds=seconds,
         )
-
-    @property
-    def lengths_total(self) -> int:
-        return int(self.scripts.sum())
 
     def _check(self) -> None:
         if not self.kept:

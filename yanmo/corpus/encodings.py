@@ -63,6 +63,8 @@ def detect_encoding(sample: bytes, html: bool = False) -> str | None:
         if sample.startswith(mark):
             return name
     if b"\0" in sample:
+        if sample.count(b"\0") < len(sample) / 1000 and _decode(sample, "utf-8") is not None:
+            return "utf-8"                             # a stray byte, which `clean.control` takes out
         return _most_plausible(sample, WIDE)
     if _decode(sample, "utf-8") is not None:
         return "utf-8"

@@ -182,34 +182,49 @@ def _chunks(blocks: Iterator[bytes], cut: re.Pattern[bytes]) -> Iterator[tuple[i
     """(line, bytes) that end where a document ends. Linear, however long a document is."""
     held: list[bytes] = []
     size, line = 0, 1
-    for block in blocks:
-        held.append(block)
-        size += len(block)
-        if size < BATCH:
-            continue
-        tail = b"".join(held[-2:])                     # a cut may lie across the border of two blocks
-        end = tail.rfind(b"\n") + 1 if cut is CUTS["line"] else max((match.end() for match in cut.finditer(tail)), default=0)
-        if not end:
-            continue
-        data = b"".join((*held[:-2], tail[:end]))
-        yield line, data
-        line += data.count(b"\n")
-        held = [tail[end:]]
-        size = len(held[0])
+    try:
+        for block in blocks:
+            held.append(block)
+            size += len(block)
+            if size < BATCH:
+                continue
+            tail = b"".join(held[-2:])                 # a cut may lie across the border of two blocks
+            end = _last_end(tail, cut)
+            if not end:
+                continue
+            data = b"".join((*held[:-2], tail[:end]))
+            yield line, data
+            line += data.count(b"\n")
+            held = [tail[end:]]
+            size = len(held[0])
+    except Exception:                                  # the file is damaged: what is whole before that is good
+        data = b"".join(held)
+        if end := _last_end(data, cut):
+            yield line, data[:end]
+        raise
     if size:
         yield line, b"".join(held)
+
+
+def _last_end(data: bytes, cut: re.Pattern[bytes]) -> int:
+    return data.rfind(b"\n") + 1 if cut is CUTS["line"] else max((match.end() for match in cut.finditer(data)), default=0)
 
 
 def _group(documents: Iterator[tuple[int, str]], like: Piece) -> Iterator[Piece]:
     """Documents that are texts already, in pieces of about a third of BATCH characters."""
     piece, size = Piece(like.name, like.kind), 0
-    for line, text in documents:
-        piece.lines.append(line)
-        piece.texts.append(text)
-        size += len(text)
-        if size > BATCH // 3:
+    try:
+        for line, text in documents:
+            piece.lines.append(line)
+            piece.texts.append(text)
+            size += len(text)
+            if size > BATCH // 3:
+                yield piece
+                piece, size = Piece(like.name, like.kind), 0
+    except Exception:                                  # the file is damaged: the rows before that are good
+        if piece.texts:
             yield piece
-            piece, size = Piece(like.name, like.kind), 0
+        raise
     if piece.texts:
         yield piece
 
@@ -264,18 +279,28 @@ def _read_parquet(file: File, stream: BinaryIO) -> Iterator[Piece]:
                 raise UserError(
                     f"{file.name}: no column {file.source.text!r}; its columns: {', '.join(names)}; set `text` on the source"
                 )
+            kind = table.schema_arrow.field(file.source.text).type
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if not re.fullmatch("(large_)?(string|binary)(_view)?", str(kind)):
+                raise UserError(
+                    f"{file.name}: column {file.source.text!r} is of type {kind}, and text is string or binary; "
+                    "set `text` on the source to the column that has it"
+                )
             yield from _group(_values(table, file.source.text), Piece(file.name, "texts"))
         except pa.ArrowException as error:
             raise UserError(f"{file.name}: damaged or not parquet: {error}") from None
 
 
 def _values(table: Any, column: str) -> Iterator[tuple[int, str]]:
+    """(row, text), null as an empty text. A few rows at a time: each may be a book."""
+    import pyarrow as pa
+
     row = 0
-    for batch in table.iter_batches(batch_size=512, columns=[column]):
-        for value in batch.column(0).to_pylist():
+    for batch in table.iter_batches(batch_size=32, columns=[column]):
+        for value in batch.column(0).cast(pa.large_binary()).to_pylist():
             row += 1
-            if value is not None:
-                yield row, value if isinstance(value, str) else str(value)
+            yield row, (value or b"").decode("utf-8", "surrogateescape")
 
 
 def _tell(raw: BinaryIO) -> int:

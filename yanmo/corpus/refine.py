@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from multiprocessing import parent_process
 
 import numpy as np
 
@@ -249,12 +245,7 @@ _refinery: list[Refinery] = []
 
 
 def start_worker(settings: Corpus, forbidden: Forbidden | None) -> None:
-    """Set a worker process up: one thread, Ctrl-C left to the parent, gone when the parent is gone."""
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    """Set a worker process up for `refine`."""
     _refinery[:] = [Refinery(settings, forbidden)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 
 from yanmo.recipe import PersonalData
@@ -24,20 +24,21 @@ _PHONE = re.compile(
     r")(?![\d\-])"
 )
 _IDENTITY = re.compile(r"(?<![\dA-Za-z])[1-9]\d{16}[\dXx](?![\dA-Za-z])")
-_CARD = re.compile(r"(?<![\d.\-])[2-6]\d{3}(?:[ \-]?\d{4}){2}[ \-]?\d{1,7}(?![\d\-])")
+_CARD = re.compile(r"(?<![\d.\-])[2-6]\d{3}(?:[ \-]?\d{4}){2}[ \-]?(?:\d{4}[ \-]?\d{1,3}|\d{1,7})(?![\d\-])")
 
 
 def scrub(text: str, kinds: Sequence[PersonalData], count: Counter[str]) -> str:
     """Replace personal data of these kinds by [email], [phone], [identity], [card]; `count` says how many of each."""
-    for kind, pattern, valid in _KINDS:
+    for kind, pattern, found in _KINDS:
         if kind not in kinds or (kind == "email" and "@" not in text):
             continue
 
-        def replace(match: re.Match[str], kind: str = kind, valid=valid) -> str:
-            if not valid(match[0]):
+        def replace(match: re.Match[str], kind: str = kind, found: Callable[[str], str] = found) -> str:
+            data = found(match[0])
+            if not data:
                 return match[0]
             count[kind] += 1
-            return f"[{kind}]"
+            return f"[{kind}]{match[0][len(data) :]}"
 
         text = pattern.sub(replace, text)
     return text
@@ -60,9 +61,17 @@ def valid_card(number: str) -> bool:
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-_KINDS = (
-    ("identity", _IDENTITY, valid_identity),
-    ("card", _CARD, valid_card),
-    ("phone", _PHONE, lambda number: 7 <= sum(map(str.isdigit, number)) <= 15),
-    ("email", _EMAIL, lambda address: True),
+def _card(number: str) -> str:
+    """The card's number; what stands after its last gap may be another number."""
+    shorter = re.sub(r"[ \-]\d{1,3}$", "", number)
+    return number if valid_card(number) else shorter if valid_card(shorter) else ""
+
+
+# What each pattern finds is checked: the part of the match that is personal data comes back, or nothing. E-mail comes first,
+# because an address may begin with a phone number.
+_KINDS: tuple[tuple[PersonalData, re.Pattern[str], Callable[[str], str]], ...] = (
+    ("email", _EMAIL, str),
+    ("identity", _IDENTITY, lambda number: number if valid_identity(number) else ""),
+    ("card", _CARD, _card),
+    ("phone", _PHONE, lambda number: number if 7 <= sum(map(str.isdigit, number)) <= 15 else ""),
 )

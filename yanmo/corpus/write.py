@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from yanmo.corpus.refine import Refined
 from yanmo.errors import UserError
+
+if TYPE_CHECKING:
+    from yanmo.corpus.refine import Refined
 
 SCHEMA = pa.schema([("text", pa.string()), ("source", pa.string()), ("id", pa.uint64())])
 GROUP = 8 << 20
@@ -45,9 +47,9 @@ class Writer:
 
     def close(self) -> None:
         """Write what is held and close the files."""
-        for part in self._parts.values():
-            part.close()
-        self._dropped.close()
+        with self._dropped:
+            for part in self._parts.values():
+                part.close()
 
 
 class _Part:
@@ -94,7 +96,12 @@ def iterate_texts(folder: Path, split: Literal["train", "validation"]) -> Iterat
     parts = sorted(Path(folder).glob(f"{split}-*.parquet"))
     if not parts:
         raise UserError(f"{folder}: no {split} split of a corpus here; run `yanmo corpus` with your recipe first")
+    yield from texts_of(parts)
+
+
+def texts_of(parts: Iterable[Path]) -> Iterator[str]:
+    """The texts of Parquet files in order; a row group is held at a time, however long its documents are."""
     for part in parts:
         with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=1024, columns=["text"]):
-                yield from batch.column(0).to_pylist()
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group, columns=["text"]).column("text").to_pylist()

@@ -12,17 +12,23 @@ Letters: N tokens of a text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from yanmo.tokenizer.borders import Segmenter, Segments, sentence_starts, word_starts
-from yanmo.tokenizer.pieces import WordPieces, byte_lengths, pieces_apart
+from yanmo.tokenizer.pieces import WordPieces, byte_lengths, cuts_safely, pieces_apart
 from yanmo.tokenizer.tokens import Tokens
 
 BATCH = 1 << 16
 """Characters that are worked on at once: enough to make calls cheap, little enough to stay in the cache."""
+LONG = 1 << 20
+"""Characters of a text beyond which it is encoded in parts: at once, it takes a hundred times its size."""
+_BEGINNER = "[A-Z0-9А-ЯЁぁ-ゖァ-ヺ一-鿿가-힣]"
+CUT = re.compile(rf"(?:(?<=\S\n)|(?<=。))(?={_BEGINNER})|(?<=[a-z][!?])(?= [A-Z])")
+"""Where the words, the sentences and the pieces of a tokenizer end whatever stands around (`cuts_safely`)."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,26 @@ class Encoder:
         self.added = tuple(token["content"] for token in tree["added_tokens"])
         self.pieces = WordPieces(tokens.tokenizer, tree, self.segmenter) if pieces_apart(tree) else None
         self.byte_lengths = byte_lengths(tree, tokens.size)
+        self.cuts_safely = cuts_safely(tree)
 
     def batches(self, texts: Sequence[str]) -> Iterable[EncodedBatch]:
         """The texts in their order, some of them at a time."""
         for group in _groups(texts):
-            yield self.encode(group)
+            yield self.encode(group) if len(group[0]) <= LONG else self._in_parts(group[0])
+
+    def _in_parts(self, text: str) -> EncodedBatch:
+        """A long text, with the tokens, sentences and words that it has as a whole."""
+        if not self.cuts_safely or any(token in text for token in self.added):
+            return self.encode([text])
+        parts = [self.encode([part]) for part in _parts(text)]
+        begins = np.cumsum([0, *(len(part.tokens.values) for part in parts)])
+        columns = (
+            [part.tokens.values for part in parts],
+            [part.sentences.values + begin for part, begin in zip(parts, begins, strict=False)],
+            [part.words.values + begin for part, begin in zip(parts, begins, strict=False)],
+        )
+        joined = map(np.concatenate, columns)
+        return EncodedBatch(*(Ragged(values, np.array([0, len(values)])) for values in joined))
 
     def encode(self, texts: Sequence[str]) -> EncodedBatch:
         """The texts at once; a large list is better given to `batches`."""
@@ -187,10 +208,13 @@ def _joined(lists: list[list[int]], dtype: type) -> tuple[np.ndarray, np.ndarray
 
 
 def _groups(texts: Sequence[str]) -> Iterable[list[str]]:
-    """Neighbouring texts of about BATCH characters; a text that ends in a carriage return ends its group."""
+    """Neighbouring texts of about BATCH characters; one that ends in a carriage return ends its group, a long one is alone."""
     group: list[str] = []
     size = 0
     for text in texts:
+        if group and len(text) > LONG:
+            yield group
+            group, size = [], 0
         group.append(text)
         size += len(text)
         if size >= BATCH or text.endswith("\r"):
@@ -198,3 +222,12 @@ def _groups(texts: Sequence[str]) -> Iterable[list[str]]:
             group, size = [], 0
     if group:
         yield group
+
+
+def _parts(text: str) -> Iterable[str]:
+    """A text in parts of BATCH characters and what there is up to the next safe cut."""
+    start = 0
+    while (cut := CUT.search(text, start + BATCH)) is not None:
+        yield text[start : cut.end()]
+        start = cut.end()
+    yield text[start:]

@@ -28,6 +28,8 @@ PIECES = (
 """What merges never cross: words with the space before them, runs of Chinese, three digits, punctuation, blanks. Every run
 is bounded, so that text without spaces does not blow training or encoding up."""
 
+CHARACTERS = r"[\s\S]"
+
 BORDER = "\ue000"
 """Put between Chinese words in the text that BPE and Unigram learn from (a private character; it is not learned)."""
 
@@ -48,7 +50,7 @@ def pipeline(kind: str, unknown: str, lowercase: bool) -> Tokenizer:
         return tokenizer
     if kind == "character":
         tokenizer = Tokenizer(models.WordLevel(unk_token=unknown))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTERS), "isolated")
         tokenizer.decoder = decoders.Fuse()
     elif kind == "unigram":
         tokenizer = Tokenizer(models.Unigram())

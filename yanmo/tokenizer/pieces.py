@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from yanmo.tokenizer.borders import Segmenter, Segments
+from yanmo.tokenizer.kinds import CHARACTERS, PIECES
 
 HAN = (
     (0x4E00, 0x9FFF),
@@ -35,6 +36,27 @@ def pieces_apart(tree: dict[str, Any]) -> bool:
         and (tree["normalizer"] or {}).get("type") == "BertNormalizer"
         and (tree["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
     )
+
+
+def cuts_safely(tree: dict[str, Any]) -> bool:
+    """Whether no piece of a tokenizer.json crosses the cuts of encoding.py, nor depends on what is beyond them.
+
+    So for BERT's WordPiece, for the splits of kinds.py and for GPT-2's; not for splits that take a mark and the letters after
+    it together (Qwen's, Llama 3's), nor where a space is put before the text.
+    """
+    if pieces_apart(tree):
+        return True
+    if (tree["normalizer"] or {"type": "Lowercase"})["type"] != "Lowercase" or tree["pre_tokenizer"] is None:
+        return False
+    steps = tree["pre_tokenizer"]
+    steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
+    if not steps or any(step["type"] != "ByteLevel" or step["add_prefix_space"] for step in steps[1:]):
+        return False
+    first = steps[0]
+    if first["type"] == "ByteLevel":
+        return first["use_regex"] and not first["add_prefix_space"]
+    known = first["type"] == "Split" and first["behavior"] == "Isolated" and not first["invert"]
+    return known and first["pattern"] in ({"Regex": PIECES}, {"Regex": CHARACTERS}) and not any(s["use_regex"] for s in steps[1:])
 
 
 def byte_lengths(tree: dict[str, Any], size: int) -> np.ndarray | None:

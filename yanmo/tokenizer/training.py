@@ -35,6 +35,7 @@ DEFAULT_KINDS = {
     "qwen3": "byte-bpe",
     "llama": "bpe",
 }
+FOLDS_CASE = ("wordpiece", "unigram", "character")
 HAN_RUNS = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]{2,}")
 PIECE = 1 << 14
 """Characters of which a long document is sampled at a time."""
@@ -84,6 +85,11 @@ def train_tokenizer(texts: Iterable[str], recipe: Recipe, folder: Path | str, pr
     began = time.monotonic()
     asked, family = recipe.tokenizer, recipe.model.family
     kind = asked.kind or DEFAULT_KINDS[family]
+    if asked.lowercase and kind not in FOLDS_CASE:
+        raise UserError(
+            f"tokenizer.lowercase is true, and kind {kind} keeps case; kinds that fold it: {', '.join(FOLDS_CASE)}; "
+            "set tokenizer.kind to one of them or tokenizer.lowercase to false"
+        )
     sample = _sampled(texts, int(asked.sample_megabytes * 1e6), progress)
     pieces = sample.texts()
     if not pieces:
@@ -106,7 +112,7 @@ def train_tokenizer(texts: Iterable[str], recipe: Recipe, folder: Path | str, pr
         special,
         inside if kind == "wordpiece" else [],
         roles["unk_token"],
-        asked.lowercase and kind in ("wordpiece", "unigram", "character"),
+        asked.lowercase,
     )
     _check_size(tokenizer.get_vocab_size(), asked.vocabulary, kind, asked.min_frequency, sample.kept)
     _finish(tokenizer, family, special)

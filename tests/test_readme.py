@@ -1,0 +1,45 @@
+"""What the README shows works: its recipe reads, its verbs exist, its Python runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from short_runs import ROOT, SHORT
+from test_cli import VERBS
+
+from yanmo.recipe import Recipe, parse_recipe
+
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_recipe_reads() -> None:
+    (text,) = blocks(PAGES[0], "yaml")
+    assert parse_recipe(yaml.safe_load(text), "README").training.minutes == 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for block in blocks(page, "sh"):
+        for verbs in re.findall(r"(?:^|; )(?:\.venv/bin/)?yanmo ([\w|]+)", block, re.MULTILINE):
+            assert set(verbs.split("|")) <= set(VERBS)
+        for target in re.findall(r"^make (\w[\w-]*)", block, re.MULTILINE):
+            assert f"\n{target}:" in makefile
+    for recipe in re.findall(r"recipes/[\w-]+\.yaml", page.read_text(encoding="utf-8")):
+        assert (ROOT / recipe).exists()
+
+
+def test_the_python_runs(finished: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    folder, recipe = finished
+    settings = [f"runs={folder.parent}", "corpus.sources=" + yaml.safe_dump([source.model_dump() for source in recipe.corpus.sources],
+                default_flow_style=True, width=10**6).strip(), "tokenizer.vocabulary=1200", *SHORT]
+    for block in blocks(PAGES[0], "python"):
+        block = block.replace("runs/quickstart", str(folder)).replace('["training.minutes=10"]', repr(settings))
+        exec(compile(block.replace('"recipes/', f'"{ROOT}/recipes/'), "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
