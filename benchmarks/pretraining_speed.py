@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def _print(family: str, rounds: list[dict[str, dict[str, float]]], options: argparse.Namespace) -> None:
-    print(f"\n{family}: {options.layers} x {options.width}, vocabulary {VOCABULARY}, {options.rows} rows of {options.length}, "
-          f"{options.rounds} rounds")
+    size = f"{options.layers} x {options.width}, vocabulary {VOCABULARY}, {options.rows} rows of {options.length}"
+    print(f"\n{family}: {size}, {options.rounds} rounds")
     print(f"{'':28}{'tokens/s':>10}{'range':>16}{'ours is faster by':>24}{'peak MB':>10}")
     for side in SIDES:
         speeds = [one[side]["tokens_per_second"] for one in rounds]

@@ -1,5 +1,6 @@
 """What the README shows works: its recipe reads, its verbs exist, its Python runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def test_the_commands_exist(page: Path) -> None:
 def test_the_python_runs(finished: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     folder, recipe = finished
-    settings = [f"runs={folder.parent}", "corpus.sources=" + yaml.safe_dump([source.model_dump() for source in recipe.corpus.sources],
-                default_flow_style=True, width=10**6).strip(), "tokenizer.vocabulary=1200", *SHORT]
+    sources = json.dumps([source.model_dump() for source in recipe.corpus.sources])
+    settings = [f"runs={folder.parent}", f"corpus.sources={sources}", "tokenizer.vocabulary=1200", *SHORT]
     for block in blocks(PAGES[0], "python"):
         block = block.replace("runs/quickstart", str(folder)).replace('["training.minutes=10"]', repr(settings))
         exec(compile(block.replace('"recipes/', f'"{ROOT}/recipes/'), "README.md", "exec"), {})

@@ -78,6 +78,16 @@ def test_a_changed_source_is_refused_after_training(finished: tuple[Path, Recipe
         source.write_text(text, encoding="utf-8")
 
 
+def test_a_source_that_has_gone_does_not_stop_what_is_trained(finished: tuple[Path, Recipe]) -> None:
+    _, recipe = finished
+    source = Path(recipe.corpus.sources[0].path)
+    away = source.rename(source.with_suffix(".away"))
+    try:
+        carry_out(recipe, until="evaluation")
+    finally:
+        away.rename(source)
+
+
 def test_a_second_process_is_turned_away(finished: tuple[Path, Recipe]) -> None:
     folder, recipe = finished
     with lock_folder(folder), pytest.raises(UserError, match="in use by process"):

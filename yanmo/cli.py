@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -207,9 +208,9 @@ def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
     try:
         done = run.carry_out(recipe, until)
     except run.Interrupted:
-        again = "the same torchrun command" if run.are_several() else " ".join(["yanmo", *sys.argv[1:]])
+        again = "the same torchrun command" if run.are_several() else shlex.join(["yanmo", *sys.argv[1:]])
         if run.is_first():
-            display.note(f"Stopped, and nothing is lost. To go on: [bold]{again}[/]")
+            display.note(f"Stopped, and nothing is lost. To go on: {again}", "bold")
         raise typer.Exit(130) from None
     if run.is_first():
         display.table(recipe.name, summary(done.recipe, done.folder, until))

@@ -39,9 +39,9 @@ def stage(name: str) -> Iterator[Progress]:
     console.print(f"[green]✓[/] {name:<10} {duration(time.monotonic() - started)}")
 
 
-def note(sentence: str) -> None:
-    """One sentence, above whatever bar is shown."""
-    console.print(sentence)
+def note(sentence: str, style: str = "") -> None:
+    """One sentence, above whatever bar is shown; brackets in it are text."""
+    console.print(Text(sentence, style))
 
 
 def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -50,7 +50,7 @@ def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     shown.add_column(style="dim", no_wrap=True)
     shown.add_column(overflow="fold")
     for name, text in rows:
-        shown.add_row(name, Text(text))
+        shown.add_row(Text(name), Text(text))
     Console(highlight=False).print(shown)
 
 

@@ -107,7 +107,6 @@ def special_ids(tokens: Tokens) -> Special:
         eos=tokens.suffix[-1] if tokens.suffix else None,
         cls=tokens.prefix[0] if tokens.prefix else None,
         sep=tokens.separator,
-        mask=tokens.mask,
     )
 
 

@@ -210,6 +210,7 @@ class CausalObjective(Section):
     """Whether documents packed into one row are hidden from one another."""
 
 
+KINDS: dict[str, type[Section]] = {"masked": MaskedObjective, "causal": CausalObjective}
 Objective = Annotated[MaskedObjective | CausalObjective, Field(discriminator="kind")]
 
 
@@ -422,11 +423,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _explain(problem: Mapping[str, Any]) -> str:
     """One validation problem as a sentence with the field's full name and, for an unknown key, the nearest one."""
-    location = [part for part in problem["loc"] if part not in ("masked", "causal")]
+    location = [part for part in problem["loc"] if part not in KINDS]
     field = ".".join(str(part) for part in location) or "recipe"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such key{_nearest(str(location[-1]), _known_keys(problem['loc'][:-1]))}"
     given = problem.get("input")
+    if problem["type"] == "union_tag_invalid":
+        kind, kinds = problem["ctx"]["tag"], list(KINDS)
+        return f"{field}.kind: {kind!r} is not known{_nearest(kind, kinds)}; allowed: {', '.join(kinds)}"
     if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         return f"{field}: {given!r} is not known{_nearest(str(given), allowed)}; allowed: {', '.join(allowed)}"
@@ -443,8 +447,8 @@ def _known_keys(location: Sequence[Any]) -> list[str]:
     """The keys of the section at `location`, walking the types and not the values."""
     section: type[BaseModel] = Recipe
     for part in location:
-        if part in ("masked", "causal"):
-            section = {"masked": MaskedObjective, "causal": CausalObjective}[part]
+        if part in KINDS:
+            section = KINDS[part]
         elif isinstance(part, str):
             section = _section_of(section.model_fields[part].annotation) or section
     return list(section.model_fields)

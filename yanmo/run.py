@@ -7,6 +7,7 @@ what was trained is never thrown away for a changed line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -38,19 +39,24 @@ class Run:
     folder: Path
 
     def sum_of(self, stage: str) -> str:
-        """What a stage made, as one number: the sum of its manifest. Raises UserError when it has not been made."""
+        """What a stage made, as one number: a hash of its files' sums, the report apart, which has times in it.
+
+        Raises UserError when it has not been made.
+        """
         manifest = self.folder / stage / MANIFEST
         if not manifest.exists():
-            raise UserError(f"{manifest.parent} is not there; run the stage before (`yanmo run RECIPE` runs all)")
-        return sha256_of(manifest)
+            raise UserError(f"{manifest.parent} is not there; `yanmo run RECIPE` makes it again, in a run of another name")
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        sums = sorted((name, entry["sha256"]) for name, entry in files.items() if name != "report.json")
+        return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run. inputs: all that its result depends on; work: do it."""
+    """One step of a run. inputs: all that its result depends on, or None for a stage that is always done; work: do it."""
 
     name: str
-    inputs: Callable[[Run], Mapping[str, Any]]
+    inputs: Callable[[Run], Mapping[str, Any]] | None
     work: Callable[[Run, Progress], None]
 
 
@@ -90,21 +96,37 @@ def _do(run: Run, stage: Stage, record: dict[str, Any]) -> None:
     """One stage, unless it is finished. Of several processes the first one writes the record."""
     if are_several() and STAGES.index(stage) > STAGES.index(_named("pretrain")):
         return
-    inputs = json.loads(json.dumps(stage.inputs(run)))
+    inputs = _inputs(run, stage, record)
     finished = record.get(stage.name, {})
-    if finished.get("inputs") == inputs and (run.folder / stage.name).exists():
+    if inputs is not None and finished.get("inputs") == inputs and (run.folder / stage.name).exists():
         if is_first():
-            display.note(f"[dim]✓ {stage.name:<10} done before[/]")
+            display.note(f"✓ {stage.name:<10} done before", "dim")
         return
     if are_several() and stage.name != "pretrain":
         raise UserError(f"stage {stage.name} is for one process: run `yanmo shards RECIPE` first, then torchrun with `pretrain`")
     started = time.time()
     with display.stage(stage.name) if is_first() else nullcontext(silent) as progress:
         stage.work(run, progress)
-    if is_first():
+    if is_first() and inputs is not None:
         seconds = finished.get("seconds", 0) if stage.name == "pretrain" else 0
         record[stage.name] = {"inputs": inputs, "seconds": round(seconds + time.time() - started, 1)}
         write_atomically(run.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
+
+
+def _inputs(run: Run, stage: Stage, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a stage depends on, as JSON has it; None for one that is always done.
+
+    A finished stage whose sources have gone (a disk that is not mounted, a file that was moved) counts as unchanged.
+    """
+    if stage.inputs is None:
+        return None
+    try:
+        return json.loads(json.dumps(stage.inputs(run)))
+    except UserError as error:
+        if stage.name not in record or not (run.folder / stage.name).exists():
+            raise
+        display.note(f"{stage.name} is taken as it is: {error}")
+        return record[stage.name]["inputs"]
 
 
 def _refuse_changes(run: Run, record: Mapping[str, Any]) -> None:
@@ -115,7 +137,7 @@ def _refuse_changes(run: Run, record: Mapping[str, Any]) -> None:
 
     for stage in STAGES[: STAGES.index(_named("pretrain"))]:
         if stage.name in record:
-            before, now = flatten(record[stage.name]["inputs"]), flatten(stage.inputs(run))
+            before, now = flatten(record[stage.name]["inputs"]), flatten(_inputs(run, stage, record) or {})
             if changed := differences(before, now):
                 raise UserError(
                     f"{run.folder / 'pretrain'} was trained on another {stage.name}: {'; '.join(changed[:5])}. "
@@ -217,10 +239,6 @@ def _evaluation(run: Run, progress: Progress) -> None:
         (folder / "report.json").write_text(json.dumps(findings, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _report_inputs(run: Run) -> Mapping[str, Any]:
-    return {"never": time.time()}
-
-
 def _report(run: Run, progress: Progress) -> None:
     from yanmo.environment import environment
     from yanmo.report import write_report
@@ -235,7 +253,7 @@ STAGES: Sequence[Stage] = (
     Stage("shards", _shards_inputs, _shards),
     Stage("pretrain", _pretrain_inputs, _pretrain),
     Stage("evaluation", _evaluation_inputs, _evaluation),
-    Stage("report", _report_inputs, _report),
+    Stage("report", None, _report),
 )
 
 

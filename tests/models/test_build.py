@@ -14,7 +14,7 @@ from yanmo.errors import UserError
 from yanmo.models import FAMILIES, Network, Special, build
 
 torch.set_num_threads(1)
-SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2, mask=3)
+SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2)
 
 
 def make(family: str, vocabulary: int = 1000, length: int = 64, pair: bool = False, **model: Any) -> Network:

@@ -16,7 +16,7 @@ from yanmo.errors import UserError
 from yanmo.models import FAMILIES, Special, build, load, save
 
 torch.set_num_threads(1)
-SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2, mask=3)
+SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2)
 Weights = dict[str, torch.Tensor]
 
 

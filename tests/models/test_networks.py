@@ -17,7 +17,7 @@ from yanmo.models import FAMILIES, Decoder, Network, Special, build
 
 torch.set_num_threads(1)
 DECODERS = [name for name in FAMILIES if name in recipe.DECODERS]
-SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2, mask=3)
+SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2)
 
 
 def tiny(family: str, **model: Any) -> Network:

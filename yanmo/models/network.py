@@ -43,7 +43,6 @@ class Special:
     eos: int | None = None
     cls: int | None = None
     sep: int | None = None
-    mask: int | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from yanmo.tokenizer.tokens import Tokens
 BATCH = 1 << 16
 """Characters that are worked on at once: enough to make calls cheap, little enough to stay in the cache."""
 LONG = 1 << 20
-"""Characters of a text beyond which it is encoded in parts: at once, it takes a hundred times its size."""
+"""Characters of a text beyond which it is encoded in parts: at once, 100 MB would take gigabytes."""
 _BEGINNER = "[A-Z0-9А-ЯЁぁ-ゖァ-ヺ一-鿿가-힣]"
 CUT = re.compile(rf"(?:(?<=\S\n)|(?<=。))(?={_BEGINNER})|(?<=[a-z][!?])(?= [A-Z])")
 """Where the words, the sentences and the pieces of a tokenizer end whatever stands around (`cuts_safely`)."""
