@@ -47,7 +47,8 @@ def _print(family: str, rounds: list[dict[str, dict[str, float]]], options: argp
         memory = median(one[side]["peak_megabytes"] for one in rounds)
         print(f"{side:28}{median(speeds):>10,.0f}{f'{min(speeds):,.0f}-{max(speeds):,.0f}':>16}{ratio:>24}{memory:>10,.0f}")
     shares = [one["ours"]["share_of_matrix_rate"] for one in rounds]
-    print(f"ours reaches {median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) of the bf16 rate of matrix products of its shapes")
+    spread = f"{min(shares):.0%} to {max(shares):.0%}"
+    print(f"ours reaches {median(shares):.0%} ({spread}) of the bf16 rate of matrix products of its shapes")
 
 
 def _in_process(side: str, family: str) -> dict[str, float]:

@@ -11,7 +11,8 @@ from short_runs import ROOT, short_recipe
 from yanmo import cli
 from yanmo.recipe import Recipe
 
-VERBS = ["run", "corpus", "tokenizer", "shards", "pretrain", "evaluate", "fill", "generate", "score", "verify", "samples", "schema", "env"]
+VERBS = ["run", "corpus", "tokenizer", "shards", "pretrain", "evaluate"]
+VERBS += ["fill", "generate", "score", "verify", "samples", "schema", "env"]
 
 
 def yanmo(*words: str, lines: str = "") -> subprocess.CompletedProcess[str]:
