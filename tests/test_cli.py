@@ -36,7 +36,7 @@ def test_every_verb_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         assert verb in shown
         assert in_process(monkeypatch, verb, "--help") == 0
         page = capsys.readouterr().out
-        assert f"Usage: yanmo {verb}" in page
+        assert f" {verb} [OPTIONS]" in page
         assert max(map(len, page.splitlines())) <= 80
 
 
