@@ -28,7 +28,7 @@ LEVELS = (  # the lowest first; a room imports only from rooms below it, or from
     {"cli"},
 )
 FORBIDDEN = {"utils", "util", "common", "core", "base", "helpers", "helper", "misc"}
-NOT_WITHOUT_NEED = ("torch", "tokenizers", "pyarrow", "transformers", "matplotlib", "pandas", "pydantic")
+NOT_WITHOUT_NEED = ("torch", "tokenizers", "pyarrow", "transformers", "pandas", "pydantic")
 
 modules = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from short_runs import ROOT, SHORT
 from test_cli import VERBS
+from test_house import LEVELS
 
 from yanmo.recipe import Recipe, parse_recipe
 
@@ -33,6 +34,15 @@ def test_the_commands_exist(page: Path) -> None:
             assert f"\n{target}:" in makefile
     for recipe in re.findall(r"recipes/[\w-]+\.yaml", page.read_text(encoding="utf-8")):
         assert (ROOT / recipe).exists()
+
+
+def test_every_room_has_its_line_and_every_picture_is_there() -> None:
+    text = PAGES[0].read_text(encoding="utf-8")
+    for room in set().union(*LEVELS):
+        assert f"`{room}`" in text or f"`{room}/`" in text, f"the README's layout does not say where {room} stands"
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!#)([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{page.name} points at {target}"
 
 
 def test_the_python_runs(finished: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]) -> None:
