@@ -77,7 +77,7 @@ def _ours(options: argparse.Namespace) -> dict[str, float]:
     from yanmo.memory import keep_freed_memory
     from yanmo.models.network import Special
     from yanmo.objectives import build_objective
-    from yanmo.speed import matrix_rate, work_per_token
+    from yanmo.speed import inner_width, matrix_rate, work_per_token
     from yanmo.train import Trainer
 
     keep_freed_memory()
@@ -103,7 +103,7 @@ def _ours(options: argparse.Namespace) -> dict[str, float]:
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     speed = median(line["tokens_per_second"] for line in lines[WARM_UP:])
     targets = settings.objective.rate if settings.objective.kind == "masked" else 1.0
-    inner = network.config.blocks[0].feedforward.width
+    inner = inner_width(network)
     tokens_at_once = (options.micro_rows or 8) * options.length
     rate = matrix_rate(torch.device("cpu"), torch.bfloat16, tokens_at_once, options.width, inner)
     assert np.isfinite(speed)

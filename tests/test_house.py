@@ -11,16 +11,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yanmo"
 
 LEVELS = (  # the lowest first; a room imports only from rooms below it, or from itself
-    {"errors", "progress", "memory"},
+    {"errors", "progress", "memory", "native"},
     {"files"},
     {"recipe", "environment", "display"},
     {"corpus", "tokenizer"},
     {"shards", "batch"},
     {"layers"},
     {"models"},
-    {"optim", "checkpoint", "parallel", "speed", "card"},
+    {"optim", "checkpoint", "parallel", "card"},
+    {"speed"},
     {"objectives"},
-    {"feed", "guard", "metrics", "loading", "scoring", "blocks"},
+    {"feed", "guard", "metrics", "loading", "scoring", "blocks", "players"},
     {"train", "evaluation", "filling", "generation"},
     {"report", "verify"},
     {"pretrain", "summary"},

@@ -45,12 +45,12 @@ def test_with_a_start_the_folder_says_what_is_read() -> None:
         (["corpus.clean.mojibak=true"], "corpus.clean.mojibak: no such key; did you mean mojibake?"),
         (["corpus.sources=[{path: a, tex: b}]"], "corpus.sources.0.tex: no such key; did you mean text?"),
         (["objective.rat=0.2"], "objective.rat: no such key; did you mean rate?"),
-        (["model.family=bart"], "'bart' is not known; did you mean bert?"),
+        (["model.family=bret"], "'bret' is not known; did you mean bert?"),
         (["training.schedule=cosin"], "did you mean cosine?"),
         (["training.steps=3", "training.rows=many"], "training.rows: "),
         (["model.width=100", "model.heads=3"], "width 100 is not divisible by heads 3"),
         (["model.family=llama", "model.heads=4", "model.kv_heads=3"], "heads 4 is not divisible by kv_heads 3"),
-        (["model.family=gpt2", "objective.kind=masked"], "objective masked does not fit family gpt2: it needs causal"),
+        (["model.family=gpt2", "objective.kind=masked"], "objective masked does not fit family gpt2, a decoder: it is for"),
         (["model.positions=64", "training.length=128"], "training.length 128 is longer than model.positions 64"),
         (["training.optimizer=adamw", "training.matrix_learning_rate=0.1"], "matrix_learning_rate belongs to optimizer muon"),
         (["model.family=roberta", "objective.sentences=next"], "sentences"),
@@ -103,3 +103,8 @@ def test_the_schema_says_something_of_every_setting() -> None:
         if "description" not in field and name not in plain and "$ref" not in field
     ]
     assert not silent
+
+
+def test_taking_one_budget_away_leaves_another() -> None:
+    training = read_recipe(None, ["training.steps=20", "training.minutes=null"]).training
+    assert (training.steps, training.minutes) == (20, None)

@@ -13,10 +13,12 @@ import pytest
 import torch
 from short_runs import ROOT, short_recipe
 
+from yanmo.corpus.opening import fingerprints
 from yanmo.errors import UserError
 from yanmo.files import lock_folder
 from yanmo.recipe import Recipe, read_recipe, write_yaml
 from yanmo.run import STAGES, Run, carry_out
+from yanmo.summary import summary
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -53,6 +55,13 @@ def test_what_is_done_is_not_done_again(finished: tuple[Path, Recipe], capsys: p
     carry_out(recipe)
     assert before == (weights.stat().st_mtime_ns, (folder / "corpus" / "manifest.json").stat().st_mtime_ns)
     assert capsys.readouterr().err.count("done before") == 5
+
+
+def test_sources_are_looked_at_once_in_a_pass(finished: tuple[Path, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr("yanmo.corpus.opening.fingerprints", lambda read: looked.append(read) or fingerprints(read))
+    carry_out(finished[1])
+    assert len(looked) == 1
 
 
 def test_a_change_below_a_trained_network_is_refused_and_named(finished: tuple[Path, Recipe]) -> None:
@@ -196,3 +205,15 @@ def test_the_quick_start_as_it_is(tmp_path: Path) -> None:
     run = carry_out(read_recipe(ROOT / "recipes" / "quickstart.yaml", ["training.minutes=1", f"runs={tmp_path}"]))
     found = json.loads((run.folder / "evaluation" / "report.json").read_text())
     assert found["masked_accuracy"] > found["baseline_accuracy"]
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(None, False), (4.0, True), (5.0, False)])
+def test_a_run_that_took_longer_than_asked_for_says_so(tmp_path: Path, minutes: float | None, said: bool) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "shards").mkdir()
+    speed = {"steps": 1, "tokens": 2, "seconds": 310, "tokens_per_second": 1, "share_of_matrix_rate": 0.4}
+    (tmp_path / "pretrain" / "speed.json").write_text(json.dumps(speed))
+    part = {"documents": 1, "tokens": 2, "bytes": 3}
+    (tmp_path / "shards" / "report.json").write_text(json.dumps({"splits": {"train": part}}))
+    recipe = Recipe.model_validate({"training": {"minutes": minutes}})
+    assert any("were asked for" in text for _, text in summary(recipe, tmp_path, "report")) is said

@@ -25,6 +25,7 @@ class Packed:
     tokens, documents, positions: (R, T) int64. documents is 1, 2, 3... within a row and 0 where there is padding;
     positions restart at 0 with every document. types: (R, T) int64, 0 in the first and 1 in the second part of a pair,
     or None where nothing is paired. whole: every row is one document without padding, so that nothing need be hidden.
+    prefix: (R, T) bool, places that every place of their document sees, the earlier ones too; only decoders ask.
     """
 
     tokens: Tensor
@@ -32,13 +33,21 @@ class Packed:
     positions: Tensor
     types: Tensor | None = None
     whole: bool = False
+    prefix: Tensor | None = None
+
+    @property
+    def real(self) -> int:
+        """How many places are no padding."""
+        return int((self.documents > 0).sum())
 
 
 class Batch(Protocol):
     """What a collator makes. Every objective has its own frozen dataclass with at least these fields."""
 
     @property
-    def packed(self) -> Packed: ...
+    def tokens(self) -> int:
+        """How many tokens the network reads, padding not counted: what a budget and a speed are in."""
+        ...
 
     @property
     def counts(self) -> dict[str, int]:

@@ -7,16 +7,23 @@ from collections.abc import Mapping
 import yaml
 
 from yanmo import __version__
-from yanmo.recipe import Recipe
+from yanmo.recipe import KIND_OF, USES, Recipe
 
-PIPELINES = {"masked": "fill-mask", "causal": "text-generation"}
-CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
+LOADING_THEIRS = """from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")"""
+LOADING_OURS = """import yanmo
+
+model, tokenizer = yanmo.load(".")"""
 
 
 def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[str, float | str]) -> str:
     """README.md of a model folder: YAML front matter, how to load it, what it was trained on and how it measured."""
     kind = recipe.objective.kind
-    front = {"library_name": "transformers", "pipeline_tag": PIPELINES[kind], "tags": ["yanmo", family]}
+    use = USES[KIND_OF[family]]
+    library = "transformers" if use.auto else "yanmo"
+    front = {"library_name": library, "pipeline_tag": use.pipeline, "tags": ["yanmo", family]}
     sources = "\n".join(f"- `{source.path}`" for source in recipe.corpus.sources)
     shown = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in figures.items()}
     measured = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
@@ -29,10 +36,7 @@ def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[st
 A {family} of {parameters / 1e6:.1f} million parameters, pretrained with Yanmo {__version__} ({kind} language model).
 
 ```python
-from transformers import {CLASSES[kind]}, AutoTokenizer
-
-model = {CLASSES[kind]}.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
+{LOADING_THEIRS.format(auto=use.auto) if use.auto else LOADING_OURS}
 ```
 
 Trained on:

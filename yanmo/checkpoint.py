@@ -31,7 +31,8 @@ class State:
 
     step: steps taken. steps: of the whole run. tokens: read so far. shift: steps' worth of rows that were jumped over
     when the run went back to a checkpoint. validations: how many the whole run is to have. skipped: steps not taken;
-    refused: those in a row, just now. recent_*: what the guard remembers. seconds: spent in training. identity: the recipe
+    refused: those in a row, just now. recent_*: what the guard remembers of each
+    player. seconds: spent in training. identity: the recipe
     and the data, as a flat tree of dotted names.
     """
 
@@ -46,8 +47,8 @@ class State:
     skipped: int = 0
     returns: int = 0
     refused: int = 0
-    recent_losses: list[float] = field(default_factory=list)
-    recent_norms: list[float] = field(default_factory=list)
+    recent_losses: dict[str, list[float]] = field(default_factory=dict)
+    recent_norms: dict[str, list[float]] = field(default_factory=dict)
     world: int = 1
     identity: dict[str, Any] = field(default_factory=dict)
 

@@ -28,7 +28,7 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the recipe: training.minutes=10")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the recipe: training.minutes=10")
 ]
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/quickstart/pretrain/model.")]
 RUNNING, USING, LOOKING = "Make a model", "Use a model", "Look things up"

@@ -26,7 +26,7 @@ def stage(name: str) -> Iterator[Progress]:
     """Show one stage: a live bar in a terminal, a line now and then where output goes to a file."""
     started = time.monotonic()
     if console.is_terminal:
-        columns = (SpinnerColumn(), TextColumn("{task.description:<9}"), BarColumn(bar_width=14), _Figures())
+        columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(bar_width=14), _Figures())
         with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
             task = bars.add_task(name, total=None)
 
@@ -72,9 +72,9 @@ def number(value: float) -> str:
 
 
 def figures_line(done: float, total: float | None, unit: str, figures: dict[str, float | str]) -> str:
-    """1,200 of 4,000 documents · loss 4.2 · 3,100 tokens/s."""
-    parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}"]
-    for name, value in figures.items():
+    """1,200 of 4,000 documents · 12 s left · loss 4.2 · 3,100 tokens/s: first what must not be cut off."""
+    parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}" if unit else ""]
+    for name, value in sorted(figures.items(), key=lambda figure: figure[0] != "left"):
         parts.append(_figure(name, value))
     return " · ".join(parts)
 

@@ -56,6 +56,7 @@ def environment() -> dict[str, str]:
     found["instructions"] = ", ".join(abilities(flags)) or "unknown"
     found["accelerator"] = _accelerator()
     found["c++ compiler"] = _compiler()
+    found["kernels"] = _kernels()
     if threads := os.environ.get("OMP_NUM_THREADS"):
         found["OMP_NUM_THREADS"] = threads
     return found
@@ -139,6 +140,14 @@ def _accelerator() -> str:
         platform_name = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
         return f"{platform_name}: {', '.join(names)}"
     return "MPS" if torch.backends.mps.is_available() else "none"
+
+
+def _kernels() -> str:
+    try:
+        from yanmo import native
+    except ImportError:
+        return "unknown"
+    return native.state()
 
 
 def _compiler() -> str:

@@ -19,7 +19,7 @@ from yanmo.batch import Order, to_device
 from yanmo.corpus import iterate_texts
 from yanmo.errors import UserError
 from yanmo.models import Network
-from yanmo.objectives import Masked, MaskedBatch, build_objective
+from yanmo.objectives import Causal, Masked, Objective, build_objective
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Recipe
 from yanmo.scoring import PLACES, log_likelihood, pseudo_log_likelihood
@@ -63,12 +63,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class MaskedFigures:
-    """Means over all targets of a masking: losses in nats, accuracies as shares. targets: how many each had."""
+class Figures:
+    """Means over all targets: losses in nats, accuracies as shares. targets: how many each had. learned: which of them have a
+    weight. baseline_accuracy: of always giving one guess, where there is one."""
 
     means: dict[str, float]
-    baseline_accuracy: float
     targets: dict[str, int]
+    learned: frozenset[str]
+    baseline_accuracy: float | None = None
 
 
 def evaluate(
@@ -90,12 +92,14 @@ def evaluate(
     if not validation.token_total:
         raise UserError(f"{folder / 'shards'}: nothing was held out; raise corpus.validation, or give more documents")
     objective = build_objective(recipe, network, tokens)
-    if not isinstance(objective, Masked):
+    if isinstance(objective, Causal):
         return evaluate_causal(network, tokens, validation, recipe.training.length, progress)
-    train = Shards.open(folder / "shards", "train", tokens.hash, check=False)
     order = Order(validation, recipe.training.length, objective, recipe.seed, shuffle=False)
+    if not isinstance(objective, Masked):
+        return evaluate_objective(objective, order, validation, progress)
+    train = Shards.open(folder / "shards", "train", tokens.hash, check=False)
     guess = most_frequent(train, tokens)
-    masked = evaluate_masked(objective, order, guess, progress)
+    masked = evaluate_losses(objective, order, guess, progress)
     texts = iterate_texts(folder / "corpus", "validation")
     sentences = held_out_sentences(texts, tokens, recipe.evaluation.pseudo_likelihood, network.config.length, recipe.seed)
     pseudo = _pseudo(network, tokens, sentences, within_word, progress) if sentences else {}
@@ -106,13 +110,7 @@ def evaluate(
         masked_accuracy=masked.means["accuracy"],
         baseline_accuracy=masked.baseline_accuracy,
         sentence_accuracy=accuracies[0] if accuracies else None,
-        counts={
-            "documents": len(validation),
-            "tokens": validation.token_total,
-            "bytes": int(validation.text_bytes.sum()),
-            **{f"{name}_targets": count for name, count in masked.targets.items() if not name.endswith("accuracy")},
-            "sentences": len(sentences),
-        },
+        counts={**_counts(validation), **_targets(masked), "sentences": len(sentences)},
         **pseudo,
     )
 
@@ -124,40 +122,62 @@ def evaluate_causal(
     text is not; bits per byte are the nats of all tokens / ln 2 / the bytes of the documents. See log_likelihood for what a
     token is given. window: places read at once, best the length of rows in training."""
     nats = -float(log_likelihood(network, tokens, documents, window=window, progress=progress).sum())
-    size = int(documents.text_bytes.sum())
     loss = nats / documents.token_total
     return Evaluation(
         losses={"causal": loss},
         perplexity=_exp(loss),
-        bits_per_byte=nats / math.log(2) / size,
+        bits_per_byte=nats / math.log(2) / int(documents.text_bytes.sum()),
         bits_per_byte_by="likelihood",
-        counts={"documents": len(documents), "tokens": documents.token_total, "bytes": size},
+        counts=_counts(documents),
+    )
+
+
+def evaluate_objective(objective: Objective, order: Order, documents: Shards, progress: Progress = silent) -> Evaluation:
+    """An objective's own losses on held-out text, where no other measure is defined. perplexity: of the first that is learned."""
+    found = evaluate_losses(objective, order, None, progress)
+    losses = {name: mean for name, mean in found.means.items() if not name.endswith("accuracy")}
+    first = next((name for name in losses if name in found.learned), None)
+    return Evaluation(
+        losses=losses,
+        perplexity=math.nan if first is None else _exp(losses[first]),
+        counts={**_counts(documents), **_targets(found)},
     )
 
 
 @torch.no_grad()
-def evaluate_masked(objective: Masked, order: Order, guess: int, progress: Progress = silent) -> MaskedFigures:
-    """The objective's losses and accuracies over one epoch of a fixed order, and how often `guess` would have been right."""
-    network = objective.network
-    device, training = network.embed.tokens.weight.device, network.training
+def evaluate_losses(objective: Objective, order: Order, guess: int | None, progress: Progress = silent) -> Figures:
+    """The objective's losses and accuracies over one epoch of a fixed order, and how often `guess` would have been the answer."""
+    device, training = objective.network.device, objective.network.training
     totals: dict[str, float] = {}
     targets: dict[str, int] = {}
-    guessed = 0
+    guessed, learned = 0, set[str]()
     objective.eval()
     try:
         for numbers in _batches(order):
-            batch: MaskedBatch = objective.collate([order.row(number) for number in numbers], order.length)
-            guessed += int((batch.answers == guess).sum())
-            for name, loss in objective(to_device(batch, device)).items():
+            batch = objective.collate([order.row(number) for number in numbers], order.length)
+            if guess is not None:
+                guessed += int((batch.answers == guess).sum())
+            for name, loss in objective.measure(to_device(batch, device)).items():
                 totals[name] = totals.get(name, 0.0) + float(loss.total)
                 targets[name] = targets.get(name, 0) + loss.count
+                learned |= {name} if loss.weight else set()
             progress(numbers[-1] + 1, order.rows_per_epoch, "rows")
     finally:
         objective.train(training)
-    if not targets["masked"]:
-        raise UserError("the held-out text is too short for a single masked token; raise corpus.validation")
+    asked = max((targets[name] for name in learned), default=0)
+    if not asked:
+        raise UserError("the held-out text is too short for a single target; raise corpus.validation")
     means = {name: totals[name] / count if count else math.nan for name, count in targets.items()}
-    return MaskedFigures(means, guessed / targets["masked"], targets)
+    return Figures(means, targets, frozenset(learned), guessed / targets["masked"] if guess is not None else None)
+
+
+def _counts(documents: Shards) -> dict[str, int]:
+    size = int(documents.text_bytes.sum())
+    return {"documents": len(documents), "tokens": documents.token_total, "bytes": size}
+
+
+def _targets(found: Figures) -> dict[str, int]:
+    return {f"{name}_targets": count for name, count in found.targets.items() if not name.endswith("accuracy")}
 
 
 def most_frequent(train: Shards, tokens: Tokens) -> int:

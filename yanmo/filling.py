@@ -9,7 +9,7 @@ import torch
 
 from yanmo.batch import Packed
 from yanmo.errors import UserError
-from yanmo.models import Network
+from yanmo.models import Encoder, Network
 from yanmo.tokenizer import Tokens
 
 SPELLINGS = ("[MASK]", "<mask>")
@@ -32,7 +32,7 @@ def fill(network: Network, tokens: Tokens, text: str, k: int = 5) -> list[list[C
     Several gaps are filled each for itself, the others staying gaps. Raises UserError for a text without a gap, a decoder,
     a tokenizer without a mask, and a text longer than the positions.
     """
-    if network.config.causal:
+    if not isinstance(network, Encoder):
         raise UserError(
             f"a {network.config.family} continues text and fills no gaps; use generate (`yanmo generate MODEL --prompt TEXT`), "
             "or train an encoder: bert, roberta, modernbert"
@@ -68,7 +68,7 @@ def fill(network: Network, tokens: Tokens, text: str, k: int = 5) -> list[list[C
 
 
 def _one_document(ids: list[int], network: Network) -> Packed:
-    tokens = torch.tensor([ids], device=network.embed.tokens.weight.device)
+    tokens = torch.tensor([ids], device=network.device)
     positions = torch.arange(len(ids), device=tokens.device)[None]
     return Packed(tokens, torch.ones_like(tokens), positions, whole=True)
 

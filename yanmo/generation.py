@@ -209,7 +209,7 @@ def _write(
     on_text: Callable[[int, str], None] | None,
 ) -> None:
     """Continue a batch until every row has stopped; rows that have are taken out."""
-    device = network.embed.tokens.weight.device
+    device = network.device
     counts = torch.tensor([len(writing.ids) for writing in writings], device=device)
     tokens_RT = torch.full((len(writings), int(counts.max())), tokens.pad, device=device)
     seen_RV = torch.zeros(len(writings), network.config.vocabulary, dtype=torch.bool, device=device)

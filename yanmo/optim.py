@@ -86,8 +86,10 @@ class Roles:
     plain: dict[str, nn.Parameter]
 
 
-def roles(module: nn.Module) -> Roles:
-    """Sort the parameters that are trained. Blocks are what a module holds in a ModuleList named `blocks`."""
+def roles(module: nn.Module, player: nn.Module | None = None) -> Roles:
+    """Sort the parameters that are trained: those of `player`, by their names in `module`. Blocks are what a module holds in
+    a ModuleList named `blocks`."""
+    own = {id(parameter) for parameter in (player or module).parameters()}
     inside = {id(parameter) for block in blocks_of(module) for parameter in block.parameters()}
     embeddings = {
         id(parameter)
@@ -97,7 +99,7 @@ def roles(module: nn.Module) -> Roles:
     }
     sorted_ = Roles({}, {}, {})
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) not in own:
             continue
         if parameter.ndim != 2 or id(parameter) in embeddings:
             sorted_.plain[name] = parameter
@@ -248,9 +250,12 @@ def orthogonal(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
 class Optimizer:
     """AdamW, or Muon with AdamW, on fp32 masters: `weights.begin`, backward passes, `norm`, then `step` clips and moves."""
 
-    def __init__(self, module: nn.Module, training: recipe.Training, width: int, dtype: torch.dtype):
+    def __init__(
+        self, module: nn.Module, training: recipe.Training, width: int, dtype: torch.dtype, player: nn.Module | None = None
+    ):
+        """`player`: the part of the module whose parameters are moved, by default all of it."""
         self.training = training
-        found = roles(module)
+        found = roles(module, player)
         self.weights = Weights([found.matrices, found.others, found.plain], dtype)
         self.rate = training.learning_rate or default_learning_rate(training.optimizer, width)
         self.matrix_rate = training.matrix_learning_rate or self.rate

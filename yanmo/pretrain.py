@@ -20,13 +20,13 @@ from yanmo.generation import generate
 from yanmo.memory import keep_freed_memory
 from yanmo.metrics import check_trackers
 from yanmo.models.network import Network, Special
-from yanmo.objectives import build_objective
+from yanmo.objectives import Objective, build_objective
 from yanmo.optim import choose_precision
 from yanmo.parallel import Ranks, choose_device, joined
 from yanmo.progress import Progress, silent
 from yanmo.recipe import MaskedObjective, Recipe
 from yanmo.shards import Shards
-from yanmo.speed import matrix_rate, work_per_token
+from yanmo.speed import inner_width, matrix_rate, work_per_token
 from yanmo.tokenizer import Tokens, load_tokenizer, save_tokenizer
 from yanmo.train import Outcome, Trainer, rows_at_once
 
@@ -58,7 +58,7 @@ def pretrain(recipe: Recipe, folder: Path, progress: Progress = silent, say: Cal
         )
         outcome = trainer.fit()
         if ranks.is_first and not outcome.interrupted:
-            _save_model(recipe, folder / "pretrain", network, tokens, outcome, ranks, say)
+            _save_model(recipe, folder / "pretrain", objective, tokens, outcome, ranks, say)
     return outcome
 
 
@@ -122,7 +122,7 @@ def _identity(recipe: Recipe, tokens: Tokens, shards: Path) -> dict[str, Any]:
 def _save_model(
     recipe: Recipe,
     folder: Path,
-    network: Network,
+    objective: Objective,
     tokens: Tokens,
     outcome: Outcome,
     ranks: Ranks,
@@ -139,12 +139,15 @@ def _save_model(
     elif step != outcome.step:
         say(f"the model is that of step {step} of {outcome.steps}, where the held-out loss was lowest")
     with torch.no_grad():
-        for name, parameter in network.named_parameters(prefix="network"):
-            parameter.copy_(weights[name])
-    network.eval()
+        for name, parameter in objective.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    network = objective.network.eval()
     speed = _speed(recipe, network, outcome, ranks)
     with new_folder(folder / "model") as model:
         models.save(network, model)
+        for name, companion in objective.companions().items():
+            models.save(companion, model / name)
         save_tokenizer(tokens, model, network.config.length)
         parameters = sum(weight.numel() for weight in network.parameters())
         loss = outcome.best_loss or outcome.validation.get("loss", float("nan"))
@@ -162,7 +165,7 @@ def _speed(recipe: Recipe, network: Network, outcome: Outcome, ranks: Ranks) -> 
     objective = recipe.objective
     targets = objective.rate if isinstance(objective, MaskedObjective) else 1.0
     work = tokens_per_second * work_per_token(network, training.length, targets)
-    inner = network.config.blocks[0].feedforward.width
+    inner = inner_width(network)
     _, rows = ranks.rows(training.rows)
     tokens = min(training.micro_rows or rows_at_once(device, training.length, rows), rows) * training.length
     rate = matrix_rate(device, choose_precision(training.precision, device), tokens, network.config.width, inner)
@@ -184,7 +187,7 @@ def evaluate_run(recipe: Recipe, folder: Path, progress: Progress = silent) -> d
     found = evaluate(network, tokens, recipe, folder, progress)
     findings = found.to_json()
     findings["speed"] = json.loads((folder / "pretrain" / SPEED).read_text(encoding="utf-8"))
-    if network.config.causal:
+    if network.continues:
         prompts = list(recipe.evaluation.prompts)
         written = generate(network, tokens, prompts, max_new_tokens=60, temperature=0.8, top_p=0.95, seed=recipe.seed)
         findings["generations"] = [{"prompt": one.prompt, "text": one.text} for one in written]

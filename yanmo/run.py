@@ -68,7 +68,7 @@ def carry_out(recipe: Recipe, until: str = "report") -> Run:
     run = Run(recipe, Path(recipe.runs) / recipe.name)
     with lock_folder(run.folder) if is_first() else nullcontext():
         record = _read_record(run.folder)
-        _refuse_changes(run, record)
+        known = _refuse_changes(run, record)
         if not are_several() and "pretrain" not in record and STAGES.index(_named(until)) >= STAGES.index(_named("pretrain")):
             from yanmo.pretrain import check_early
 
@@ -76,7 +76,7 @@ def carry_out(recipe: Recipe, until: str = "report") -> Run:
         if is_first():
             write_atomically(run.folder / "recipe.yaml", write_yaml(recipe))
         for stage in STAGES:
-            _do(run, stage, record)
+            _do(run, stage, record, known)
             if stage.name == until:
                 break
     return run
@@ -92,11 +92,14 @@ def are_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def _do(run: Run, stage: Stage, record: dict[str, Any]) -> None:
-    """One stage, unless it is finished. Of several processes the first one writes the record."""
+def _do(run: Run, stage: Stage, record: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
+    """One stage, unless it is finished. Of several processes the first one writes the record.
+
+    known: inputs of stages that were looked at in this pass; they hold until a stage makes something.
+    """
     if are_several() and STAGES.index(stage) > STAGES.index(_named("pretrain")):
         return
-    inputs = _inputs(run, stage, record)
+    inputs = known.get(stage.name) or _inputs(run, stage, record)
     finished = record.get(stage.name, {})
     if inputs is not None and finished.get("inputs") == inputs and (run.folder / stage.name).exists():
         if is_first():
@@ -106,6 +109,7 @@ def _do(run: Run, stage: Stage, record: dict[str, Any]) -> None:
         raise UserError(f"stage {stage.name} is for one process: run `yanmo shards RECIPE` first, then torchrun with `pretrain`")
     started = time.time()
     with display.stage(stage.name) if is_first() else nullcontext(silent) as progress:
+        known.clear()
         stage.work(run, progress)
     if is_first() and inputs is not None:
         seconds = finished.get("seconds", 0) if stage.name == "pretrain" else 0
@@ -129,20 +133,26 @@ def _inputs(run: Run, stage: Stage, record: Mapping[str, Any]) -> dict[str, Any]
         return record[stage.name]["inputs"]
 
 
-def _refuse_changes(run: Run, record: Mapping[str, Any]) -> None:
-    """Once a network has begun to train, what it stands on must stay. Raises UserError that names what differs."""
+def _refuse_changes(run: Run, record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Once a network has begun to train, what it stands on must stay. Raises UserError that names what differs.
+
+    Returns the inputs that were looked at, by stage.
+    """
+    known: dict[str, dict[str, Any]] = {}
     if not (run.folder / "pretrain" / "checkpoints").exists():
-        return
+        return known
     from yanmo.checkpoint import differences, flatten
 
     for stage in STAGES[: STAGES.index(_named("pretrain"))]:
         if stage.name in record:
-            before, now = flatten(record[stage.name]["inputs"]), flatten(_inputs(run, stage, record) or {})
+            known[stage.name] = _inputs(run, stage, record) or {}
+            before, now = flatten(record[stage.name]["inputs"]), flatten(known[stage.name])
             if changed := differences(before, now):
                 raise UserError(
                     f"{run.folder / 'pretrain'} was trained on another {stage.name}: {'; '.join(changed[:5])}. "
                     "Set that back, give the run another name (name=...), or delete the run folder"
                 )
+    return known
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def score(network: Network, tokens: Tokens, texts: Sequence[str], *, within_word
     pseudo_log_likelihood for encoders (within_word is for these). An empty text scores 0.
     """
     encoded = encode_documents(tokens, texts)
-    if network.config.causal:
+    if network.continues:
         return log_likelihood(network, tokens, _Listed(encoded)).tolist()
     return pseudo_log_likelihood(network, tokens, encoded, within_word=within_word).tolist()
 
@@ -140,7 +140,7 @@ def _sum_up(
     network: Network, pad: int, questions: Iterable[Question], sums: np.ndarray, places: int, progress: Progress
 ) -> np.ndarray:
     """Put every question to the network, rows of like length together, and add the answers to `sums` (documents,)."""
-    device = network.embed.tokens.weight.device
+    device = network.device
     training = network.training
     network.eval()
     done = 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from yanmo.models.network import Network
+from yanmo.layers import Attention
+from yanmo.models.network import Network
+from yanmo.optim import blocks_of
 
 
 def work_per_token(network: Network, length: int, targets: float) -> float:
@@ -21,8 +22,8 @@ def work_per_token(network: Network, length: int, targets: float) -> float:
 
     targets: the share of tokens at which the vocabulary is computed.
     """
-    matrices = sum(weight.numel() for block in network.blocks for weight in block.parameters() if weight.ndim == 2)
-    kinds = [block.attention for block in network.config.blocks]
+    matrices = sum(weight.numel() for weight in _matrices(network))
+    kinds = [module.config for module in network.modules() if isinstance(module, Attention)]
     scores = sum(2 * length * kind.heads * kind.head_width for kind in kinds)
     head = sum(weight.numel() for name, weight in network.head.named_parameters() if weight.ndim == 2 and name != "weight")
     head += network.config.vocabulary * network.config.width
@@ -44,6 +45,15 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, tokens: int, width: in
         if repeat >= 2:
             seconds.append(time.perf_counter() - start)
     return len(products) * 2 * tokens * width * inner / median(seconds)
+
+
+def inner_width(network: Network) -> int:
+    """The most numbers that a matrix inside the blocks gives: with the width, the shape of the network's largest product."""
+    return max((weight.shape[0] for weight in _matrices(network)), default=network.config.width)
+
+
+def _matrices(network: Network) -> list[Tensor]:
+    return [weight for block in blocks_of(network) for weight in block.parameters() if weight.ndim == 2]
 
 
 def _wait(device: torch.device) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from yanmo.display import duration, number
-from yanmo.recipe import Recipe
+from yanmo.recipe import KIND_OF, USES, Recipe
+
+SLOWER = 1.1
+"""Times the minutes asked for, from which a run is said to have taken longer."""
 
 
 def summary(recipe: Recipe, folder: Path, until: str) -> list[tuple[str, str]]:
@@ -15,7 +18,7 @@ def summary(recipe: Recipe, folder: Path, until: str) -> list[tuple[str, str]]:
     rows = _corpus(folder)
     if until in ("corpus", "tokenizer", "shards"):
         return [*rows, ("where", str(folder))]
-    rows += _training(folder)
+    rows += _training(folder, recipe.training.minutes)
     rows += _evaluation(folder)
     model = folder / "pretrain" / "model"
     rows.append(("model", str(model)))
@@ -36,12 +39,16 @@ def _corpus(folder: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _training(folder: Path) -> list[tuple[str, str]]:
+def _training(folder: Path, minutes: float | None) -> list[tuple[str, str]]:
     speed = _read(folder / "pretrain" / "speed.json")
     if not speed:
         return []
+    late = []
+    if minutes is not None and speed["seconds"] > SLOWER * 60 * minutes:
+        late = [("", f"{minutes:g} minutes were asked for: steps came out slower than measured before training")]
     return [
         ("training", f"{speed['steps']:,} steps, {speed['tokens']:,} tokens in {duration(speed['seconds'])}"),
+        *late,
         ("speed", f"{speed['tokens_per_second']:,.0f} tokens/s"),
         ("", f"{speed['share_of_matrix_rate']:.0%} of this machine's own rate of matrix products"),
     ]
@@ -61,12 +68,10 @@ def _evaluation(folder: Path) -> list[tuple[str, str]]:
 
 
 def _next(recipe: Recipe, model: Path) -> list[tuple[str, str]]:
-    if recipe.objective.kind == "causal":
-        start = (recipe.evaluation.prompts or ("...",))[0]
-        use = f'yanmo generate {model} --prompt "{start}"'
-    else:
-        start = (recipe.evaluation.fill or ("... [MASK] ...",))[0]
-        use = f'yanmo fill {model} "{start}"'
+    prompt, gap = (recipe.evaluation.prompts or ("...",))[0], (recipe.evaluation.fill or ("... [MASK] ...",))[0]
+    what = {"generate": f' --prompt "{prompt}"', "fill": f' "{gap}"', "score": ' "..."', "sample": ""}
+    verb = USES[KIND_OF[recipe.model.family]].verb
+    use = f"yanmo {verb} {model}{what[verb]}"
     own = "copy recipes/own-text.yaml to my.yaml, name your files in it, and: yanmo run my.yaml training.minutes=30"
     return [("try", use), ("your text", own)]
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,8 +29,9 @@ from yanmo.feed import FORKS, Feed, Rows, Share
 from yanmo.files import lock_folder
 from yanmo.metrics import Metrics, check_trackers
 from yanmo.objectives.objective import Objective
-from yanmo.optim import Optimizer, choose_precision
+from yanmo.optim import choose_precision
 from yanmo.parallel import Ranks
+from yanmo.players import Players
 from yanmo.progress import Progress, silent
 
 CACHED_TOKENS = 2048
@@ -82,6 +83,11 @@ class Measured:
     tokens: int
     targets: bool
     stop: bool = False
+
+    def with_(self, turn: Measured) -> Measured:
+        """This and what another player's turn on the same batches found."""
+        ends = self.targets or turn.targets, self.stop or turn.stop
+        return Measured(self.means | turn.means, self.loss + turn.loss, turn.tokens, *ends)
 
 
 class Trainer:
@@ -136,7 +142,7 @@ class Trainer:
             self._set_up(stack)
             self._start()
             interrupted = self._loop()
-            self.optimizer.weights.release()
+            self.players.release()
         return self._outcome(interrupted)
 
     def _loop(self) -> bool:
@@ -145,12 +151,9 @@ class Trainer:
             start = time.perf_counter()
             batches = self.feed.take(self.state.step + self.state.shift)
             torch.manual_seed(_seed_of(self.seed, self.state.step, self.ranks.rank))
-            found = self._gradients(batches)
-            norm = float(self.optimizer.norm())
-            refusal = self._judge(found, norm)
-            rate = self.optimizer.rates(self.state.step, self.state.steps)[0]
-            if refusal is None and found.targets:
-                self.optimizer.step(self.state.step, self.state.steps, norm)
+            self.objective.begin(self.state.step, self.state.steps)
+            rate = self.players.rate(self.state.step, self.state.steps)
+            found, norm, refusal = self._turns(batches)
             self.state.step += 1
             self.state.tokens += found.tokens
             self._log(found, norm, rate, refusal, start)
@@ -167,42 +170,57 @@ class Trainer:
 
     # What a step is made of
 
-    def _gradients(self, batches: Sequence[Any]) -> Measured:
-        """Add up the gradients of a step's micro-batches: each loss's sum over its count in the whole step."""
-        names = sorted(batches[0].counts)
+    def _turns(self, batches: Sequence[Any]) -> tuple[Measured, float, str | None]:
+        """Let every player move once: what was found, the norm of all gradients, and why the last refusal was."""
+        found, whole_norm, refused = Measured({}, 0.0, 0, False), 0.0, None
+        for player in self.objective.turns:
+            turn = self._gradients(batches, player)
+            norm = float(self.players[player].norm())
+            refusal = self._judge(player, turn, norm)
+            if refusal is None and turn.targets:
+                self.players[player].step(self.state.step, self.state.steps, norm)
+            found, whole_norm, refused = found.with_(turn), math.hypot(whole_norm, norm), refusal or refused
+        return found, whole_norm, refused
+
+    def _gradients(self, batches: Sequence[Any], player: str = "model") -> Measured:
+        """Add up a player's gradients of a step's micro-batches: each loss's sum over its count in the whole step."""
+        names = sorted(self.objective.counts(batches[0]))
         counts, tokens = self._counts(names, batches)
-        self.optimizer.weights.begin()
+        weights_of = self.players[player].weights
+        weights_of.begin()
         totals = [torch.zeros(len(names), device=self.ranks.device)]
         weights: dict[str, float] = {}
         for batch in batches:
-            losses = self.objective(to_device(batch, self.ranks.device))
-            parts = [losses[name].total * (losses[name].weight / counts[name]) for name in names if counts[name]]
+            losses = self.objective(to_device(batch, self.ranks.device), player)
+            parts = [losses[name].total * (losses[name].weight / counts[name]) for name in losses if counts[name]]
             learned = [part for part in parts if part.requires_grad]
             if learned:
                 torch.stack(learned).sum().backward()
-            weights = {name: losses[name].weight for name in names}
+            weights = {name: loss.weight for name, loss in losses.items()}
             totals.append(_totals(losses, names))
-        self.ranks.sum_(self.optimizer.weights.finish())
+        self.ranks.sum_(weights_of.finish())
         *summed, stop = self.ranks.sum([*torch.stack(totals).sum(0).tolist(), self._interrupt.is_set()])
         return _measured(names, summed, counts, weights, tokens, stop > 0)
 
     def _counts(self, names: Sequence[str], batches: Sequence[Any]) -> tuple[dict[str, float], int]:
         """Each loss's targets over all micro-batches and ranks, and the tokens read."""
-        own = [sum(batch.counts[name] for batch in batches) for name in names]
-        read = sum(int((batch.packed.documents > 0).sum()) for batch in batches)
+        made = [self.objective.counts(batch) for batch in batches]
+        own = [sum(counts[name] for counts in made) for name in names]
+        read = sum(batch.tokens for batch in batches)
         *counts, tokens = self.ranks.sum([*own, read])
         return dict(zip(names, counts, strict=True)), round(tokens)
 
-    def _judge(self, found: Measured, norm: float) -> str | None:
-        """Why the step must not be taken, or None, and what the guard remembers of it."""
+    def _judge(self, player: str, found: Measured, norm: float) -> str | None:
+        """Why a player's step must not be taken, or None, and what the guard remembers of it."""
         state = self.state
         if not found.targets:
             return None
-        refusal = guard.refusal(found.loss, norm, state.recent_losses, state.recent_norms, state.refused)
+        losses, norms = (recent.setdefault(player, []) for recent in (state.recent_losses, state.recent_norms))
+        refusal = guard.refusal(found.loss, norm, losses, norms, state.refused)
         if refusal is None:
             state.refused = 0
-            guard.remember(found.loss, state.recent_losses)
-            guard.remember(norm, state.recent_norms)
+            guard.remember(found.loss, losses)
+            guard.remember(norm, norms)
         else:
             state.skipped += 1
             state.refused += 1
@@ -217,11 +235,11 @@ class Trainer:
         self.objective.eval()
         torch.manual_seed(_seed_of(self.seed, 0, self.ranks.rank))
         batches = self._validation_batches
-        names = self.ranks.share(sorted(batches[0].counts) if batches else [])
+        names = self.ranks.share(sorted(self.objective.counts(batches[0])) if batches else [])
         counts, tokens = self._counts(names, batches)
         totals, weights = [torch.zeros(len(names), device=self.ranks.device)], dict[str, float]()
         for batch in batches:
-            losses = self.objective(to_device(batch, self.ranks.device))
+            losses = self.objective.measure(to_device(batch, self.ranks.device))
             weights = {name: loss.weight for name, loss in losses.items()}
             totals.append(_totals(losses, names))
         self.objective.train()
@@ -259,8 +277,7 @@ class Trainer:
         self._saved, self._saved_at = self.state.step, time.perf_counter()
         if not self.ranks.is_first:
             return
-        weights = self.optimizer.weights.named(self.optimizer.weights.masters) | self._buffers()
-        checkpoint.save(self.checkpoints, self.state, weights, self.optimizer.state())
+        checkpoint.save(self.checkpoints, self.state, self.players.weights() | self._buffers(), self.players.state())
         checkpoint.prune(self.checkpoints, self.training.keep, self.state.best_step)
 
     def _load(self, folder: Path | None) -> None:
@@ -269,12 +286,12 @@ class Trainer:
             saved = checkpoint.load(folder)
             self._refuse_another_run(folder, saved.state)
             self.state = saved.state
-            self.optimizer.load(saved.weights, saved.optimizer)
+            self.players.load(saved.weights, saved.optimizer)
             for name, buffer in self._buffers().items():
                 buffer.copy_(saved.weights[name])
         self.state = self.ranks.share(self.state)
-        self.ranks.share_(*self.optimizer.flat(), *self._buffers().values())
-        self.optimizer.weights.refresh()
+        self.ranks.share_(*self.players.flat(), *self._buffers().values())
+        self.players.refresh()
         self._saved = self.state.step
 
     def _go_back(self) -> None:
@@ -336,8 +353,7 @@ class Trainer:
         """Everything that lives as long as `fit`: precision, optimizer, blocks, batches."""
         training, device = self.training, self.ranks.device
         self.objective.to(device).train()
-        dtype = choose_precision(training.precision, device)
-        self.optimizer = Optimizer(self.objective, training, self.objective.network.config.width, dtype)
+        self.players = Players(self.objective, training, choose_precision(training.precision, device))
         stack.enter_context(prepared_blocks(self.objective, training, device, self.say))
         workers = training.loader_workers
         self.feed = Feed(self.share, workers if workers is not None else 2 if device.type == "cuda" and FORKS else 0)
@@ -407,20 +423,21 @@ class Trainer:
 
     def _measure_step(self, until: float) -> float:
         """The seconds that a step takes: the median of real steps, whose effect is undone. The first one warms up."""
-        weights = self.optimizer.weights
-        kept = {name: tensor.clone() for name, tensor in weights.named(weights.masters).items()}
-        moments = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
+        kept = {name: tensor.clone() for name, tensor in self.players.weights().items()}
+        moments = {name: tensor.clone() for name, tensor in self.players.state().items()}
         buffers = {name: tensor.clone() for name, tensor in self._buffers().items()}
+        state, self.state = self.state, replace(self.state, steps=1, recent_losses={}, recent_norms={})
+        self.objective.begin(0, 1)
         seconds: list[float] = []
         go_on = True
         while go_on:
             start = time.perf_counter()
-            self._gradients(self.feed.take(len(seconds)))
-            self.optimizer.step(0, 1, float(self.optimizer.norm()))
+            self._turns(self.feed.take(len(seconds)))
             seconds.append(time.perf_counter() - start)
             enough = len(seconds) > MEASURED_STEPS or (len(seconds) > 3 and time.perf_counter() > until)
             go_on = self.ranks.share(not enough)
-        self.optimizer.load(kept, moments)
+        self.state = state
+        self.players.load(kept, moments)
         for name, buffer in self._buffers().items():
             buffer.copy_(buffers[name])
         return median(seconds[1:])
@@ -451,7 +468,9 @@ def rows_at_once(device: torch.device, length: int, rows: int) -> int:
 
 
 def _totals(losses: Mapping[str, Any], names: Sequence[str]) -> Tensor:
-    return torch.stack([losses[name].total.detach().float() for name in names])
+    """Each name's sum, 0 for those that are not of this turn."""
+    nothing = next(iter(losses.values())).total.new_zeros((), dtype=torch.float32)
+    return torch.stack([losses[name].total.detach().float() if name in losses else nothing for name in names])
 
 
 def _measured(
@@ -463,7 +482,7 @@ def _measured(
     stop: bool = False,
 ) -> Measured:
     """Means of summed losses; one without targets has none."""
-    means = {name: total / counts[name] for name, total in zip(names, totals, strict=True) if counts[name]}
+    means = {name: total / counts[name] for name, total in zip(names, totals, strict=True) if name in weights and counts[name]}
     loss = sum(weights[name] * mean for name, mean in means.items() if weights[name])
     return Measured(means, loss, tokens, any(weights[name] for name in means), stop)
 

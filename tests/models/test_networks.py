@@ -16,7 +16,7 @@ from yanmo.layers.attention import attend_fused, attend_plain
 from yanmo.models import FAMILIES, Decoder, Network, Special, build
 
 torch.set_num_threads(1)
-DECODERS = [name for name in FAMILIES if name in recipe.DECODERS]
+DECODERS = [name for name in FAMILIES if name in recipe.families_of("decoder")]
 SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2)
 
 
@@ -76,7 +76,7 @@ def test_no_gradient_crosses_a_border(family: str) -> None:
     (gradient,) = torch.autograd.grad(hidden[0, 14].square().sum(), seen[0])
     reached = gradient[0].abs().sum(-1) > 0
     inside = batch.documents[0] == 2
-    expected = inside & (torch.arange(30) <= 14) if network.config.causal else inside
+    expected = inside & (torch.arange(30) <= 14) if network.continues else inside
     assert torch.equal(reached, expected)
 
 

@@ -136,7 +136,7 @@ def test_logits_are_transformers_logits_both_ways(case: Case, tmp_path: Path) ->
     assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() - unused)
     saved = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert saved["architectures"] == [case.name]
-    assert (tmp_path / "ours" / "generation_config.json").exists() == network.config.causal
+    assert (tmp_path / "ours" / "generation_config.json").exists() == network.continues
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}], ids=["tied", "untied"])

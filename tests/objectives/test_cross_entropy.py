@@ -63,6 +63,15 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(total, (hidden, head.weight, head.bias))
 
 
+def test_a_graph_that_is_kept_gives_the_same_twice():
+    head = Head()
+    hidden, answers = torch.randn(37, 8, requires_grad=True), torch.randint(50, (37,))
+    total = cross_entropy(head, hidden, answers)[0] * 0.3
+    first = torch.autograd.grad(total, [hidden, *head.parameters()], retain_graph=True)
+    second = torch.autograd.grad(total, [hidden, *head.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
 def test_tied_weights_get_both_gradients():
     head = Head()
     ids, answers = torch.randint(50, (30,)), torch.randint(50, (30,))

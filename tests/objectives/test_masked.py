@@ -195,7 +195,7 @@ def test_losses_of_a_real_encoder_packed_and_alone_are_equal():
 def test_what_does_not_fit_together_is_refused():
     recipe = recipes.parse_recipe({"model": {"family": "bert"}}, "test")
     assert isinstance(build_objective(recipe, tiny(), FakeTokens()), Masked)
-    with pytest.raises(UserError, match="gpt2, which is a decoder: use causal"):
+    with pytest.raises(UserError, match="gpt2, a decoder: it is for bert, roberta, modernbert"):
         build_objective(recipe, tiny("gpt2"), FakeTokens())
     with pytest.raises(UserError, match="no mask token"):
         build_objective(recipe, tiny(), FakeTokens(mask=None))

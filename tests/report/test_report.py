@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from yanmo.recipe import read_recipe
+from yanmo.recipe import KIND_OF, read_recipe
 from yanmo.report import write_report
 from yanmo.report.findings import count_parameters, read_findings
 from yanmo.report.words import NAMES, WORDS, Words
@@ -278,9 +278,10 @@ def test_every_word_is_used(run_folder: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Words, "known", lambda words, key: seen.add(key) or known(words, key))
     page_of(run_folder)
     write(run_folder / "evaluation/report.json", {"losses": {"causal": 3.0}, "bits_per_byte": 1.2})
-    write(run_folder / "pretrain/model/config.json", {"model_type": "llama"})
     write(run_folder / "stages.json", {"corpus": {"seconds": 4_000}, "tokenizer": "?"})
-    page_of(run_folder)
+    for family in KIND_OF:
+        write(run_folder / "pretrain/model/config.json", {"model_type": family})
+        page_of(run_folder)
     shutil.rmtree(run_folder / "pretrain")
     write(run_folder / "evaluation/report.json", "broken")
     page_of(run_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import rjieba
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tests.tokenizer.conftest import NASTY, chinese, english
 from yanmo.tokenizer import Tokens, encode_documents
 from yanmo.tokenizer.encoding import Encoder, _parts
+from yanmo.tokenizer.kinds import BYTE_TOKENS, pipeline
 
 KINDS = ["wordpiece", "byte-bpe", "bpe", "unigram", "character"]
 Load = Callable[..., Tokens]
@@ -118,6 +120,72 @@ def test_forgetting_segments_changes_nothing(load: Load, monkeypatch: pytest.Mon
         batch.tokens[index].tolist() for batch in Encoder(tokens).batches(texts) for index in range(len(batch.tokens.offsets) - 1)
     ]
     assert encoded == tokens.encode(texts)
+
+
+RUNS = st.one_of(
+    st.text("中文的人国家語々〇\u2e80\u9fef", min_size=1, max_size=40),
+    st.sampled_from(["'s", "'ll", "'", "'S", "'ſ", " 's", "T恤", "卡拉OK", "3.14", "C++", "don't", "\r\n", "\u3000\u3000", "  "]),
+    st.text("abé\u0301가アぁไ", min_size=1, max_size=4),
+    st.text(" \n\r\t\u3000\u2028\x85\x1c", min_size=1, max_size=3),
+    st.text("，。!?…'-=（", min_size=1, max_size=20),
+    st.text("0123٣Ⅷ", min_size=1, max_size=5),
+)
+
+
+@pytest.mark.parametrize("splits", ["ours", "gpt2's own", "byte fallback"])
+def test_runs_of_one_kind_beside_each_other_have_the_ids_of_the_tokenizer(load: Load, splits: str) -> None:
+    tokens = {"ours": lambda: load("roberta"), "gpt2's own": lambda: gpt2_splits(load), "byte fallback": lambda: load("llama")}[
+        splits
+    ]()
+    assert Encoder(tokens).units is not None
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.lists(RUNS, max_size=12).map("".join), min_size=1, max_size=3))
+    def check(texts: list[str]) -> None:
+        same_ids(tokens, texts)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "bpe"])
+def test_merges_across_the_words_of_the_segmenter_are_made(kind: str) -> None:
+    """A vocabulary learned from single characters without words: nearly every joint is merged across."""
+    text = "中国人民大学的国人大民学中的人" * 3
+    random = np.random.default_rng(0)
+    corpus = ["".join(random.permutation(list(text))) for _ in range(400)]
+    tokenizer = pipeline(kind, "<unk>", lowercase=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "byte-bpe" else []
+    special = ["<unk>", *(BYTE_TOKENS if kind == "bpe" else [])]
+    tokenizer.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=900, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    tree = json.loads(tokenizer.to_str()) | {"added_tokens": []}
+    tokens = Tokens.from_json(json.dumps(tree).encode())
+    assert Encoder(tokens).units is not None
+    same_ids(tokens, corpus)
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "bpe"])
+def test_forgetting_units_changes_nothing_and_keeps_them_few(load: Load, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("yanmo.tokenizer.merges.LIMIT", 200)
+    monkeypatch.setattr("yanmo.tokenizer.encoding.BATCH", 500)
+    tokens, texts = load("bert", kind), [*chinese()[:300], *NASTY]
+    encoder, encoded, most = Encoder(tokens), [], 0
+    assert encoder.units is not None
+    for batch in encoder.batches(texts):
+        encoded += [batch.tokens[index].tolist() for index in range(len(batch.tokens.offsets) - 1)]
+        most = max(most, len(encoder.units.names))
+    assert encoded == tokens.encode(texts)
+    assert most < 1000
+
+
+def test_a_tokenizer_whose_merges_are_not_in_order_is_asked_itself(load: Load) -> None:
+    tree = json.loads(load("gpt2").json)
+    for change in ({"dropout": 0.1}, {"ignore_merges": True}, {"merges": tree["model"]["merges"][::-1]}):
+        changed = Tokens.from_json(json.dumps({**tree, "model": {**tree["model"], **change}}).encode())
+        assert Encoder(changed).units is None
+        if "dropout" not in change:
+            same_ids(changed, [*chinese()[:30], *english()[:30], *NASTY])
 
 
 def pieces(tokens: Tokens, text: str, what: str) -> list[str]:

@@ -19,7 +19,7 @@ MOMENTS = {"first.a": torch.zeros(2, 3), "steps.0": torch.tensor(3.0)}
 
 
 def test_what_is_saved_is_read(tmp_path):
-    state = State(step=3, steps=9, best_loss=0.1 + 0.2, recent_losses=[1 / 3], identity={"seed": 0})
+    state = State(step=3, steps=9, best_loss=0.1 + 0.2, recent_losses={"model": [1 / 3]}, identity={"seed": 0})
     folder = save(tmp_path, state, WEIGHTS, MOMENTS)
     assert folder.name == "step-00000003"
     saved = load(folder)
@@ -91,10 +91,10 @@ def test_a_full_disk_stops_with_a_sentence_and_the_run_goes_on_later(tmp_path, m
     made = trainer(tmp_path, save_every=1)
     inner = made._gradients
 
-    def gradients(batches):
+    def gradients(batches, player):
         nonlocal full
         full = made.state.step == 3
-        return inner(batches)
+        return inner(batches, player)
 
     made._gradients = gradients
     with pytest.raises(UserError, match="step-00000004 cannot be written: the disk is full"):

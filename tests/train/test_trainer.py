@@ -20,7 +20,7 @@ from yanmo import train as train_module
 from yanmo.errors import UserError
 from yanmo.files import lock_folder
 from yanmo.metrics import check_trackers
-from yanmo.optim import Optimizer
+from yanmo.players import Players
 from yanmo.train import Trainer
 
 
@@ -57,10 +57,10 @@ def assert_same(left, right):
 def gradient(toy, micro_rows, folder):
     """The summed gradient of the first step, before anything moves."""
     made = trainer(folder, toy=toy, micro_rows=micro_rows)
-    made.optimizer = Optimizer(toy, made.training, 16, torch.float32)
+    made.players = Players(toy, made.training, torch.float32)
     made._interrupt = train_module.guard.threading.Event()
     batches = made.share[0]
-    return batches, made._gradients(batches), made.optimizer.weights.finish()
+    return batches, made._gradients(batches), made.players["model"].weights.finish()
 
 
 def test_accumulation_changes_nothing(tmp_path):
@@ -229,9 +229,9 @@ def test_measuring_is_undone(tmp_path):
         made._set_up(stack)
         made._start()
         assert made.state.steps > 100
-        for name, tensor in made.optimizer.weights.named(made.optimizer.weights.masters).items():
+        for name, tensor in made.players.weights().items():
             assert torch.equal(tensor, start[name])
-        assert all(not tensor.any() for tensor in made.optimizer.state().values())
+        assert all(not tensor.any() for tensor in made.players.state().values())
 
 
 # Resuming
@@ -260,10 +260,10 @@ def stop_after(made, steps):
     """Send this process what Ctrl-C sends, in the middle of a step."""
     inner, count = made._gradients, itertools.count(1)
 
-    def gradients(batches):
+    def gradients(batches, player):
         if next(count) == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return inner(batches)
+        return inner(batches, player)
 
     made._gradients = gradients
 
@@ -281,7 +281,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path):
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     made = trainer(tmp_path)
 
-    def gradients(batches):
+    def gradients(batches, player):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class ToyBlock(nn.Module):
 class ToyNetwork(nn.Module):
     """Has what the trainer asks of a Network: config.width, blocks, and parameters."""
 
+    regularisers: ClassVar[dict[str, float]] = {}
+
     def __init__(self, dropout=0.1):
         super().__init__()
         self.config = SimpleNamespace(width=WIDTH)
@@ -64,6 +67,10 @@ class ToyBatch:
     answers: torch.Tensor
     labels: torch.Tensor
     numbers: tuple[int, ...]
+
+    @property
+    def tokens(self):
+        return self.packed.real
 
     @property
     def counts(self):
@@ -99,7 +106,7 @@ class ToyObjective(Objective):
                         torch.tensor(labels, dtype=torch.int64).view(-1, 2),
                         tuple(row.pieces[0].document for row in rows))
 
-    def forward(self, batch, turn="model"):
+    def losses(self, batch, turn):
         hidden = self.network(batch.packed).flatten(0, 1)
         numbers = set(batch.numbers) if self.training else set()
         if numbers & self.spoilt:

@@ -4,12 +4,16 @@ Letters: R rows, T tokens of a row, S places that may be seen, D width, H heads,
 F width inside the feed-forward brick, V vocabulary.
 """
 
+from yanmo.layers.activation import ACTIVATIONS
 from yanmo.layers.attention import Attention, AttentionConfig, Memory, attend
-from yanmo.layers.block import Block, BlockConfig
+from yanmo.layers.block import Block, BlockConfig, CrossBlock
+from yanmo.layers.cross import CrossAttention, Read
 from yanmo.layers.embedding import Embedding, EmbeddingConfig
-from yanmo.layers.feedforward import ACTIVATIONS, FeedForward, FeedForwardConfig
+from yanmo.layers.feedforward import FeedForward, FeedForwardConfig
 from yanmo.layers.head import HeadConfig, VocabularyHead
+from yanmo.layers.linear import Linear, weight_gradient
 from yanmo.layers.norm import NormConfig, build_norm
+from yanmo.layers.relative import RelativeBias, RelativeConfig
 from yanmo.layers.rotary import RotaryConfig, rotate
 from yanmo.layers.start import StartConfig, start_weights
 from yanmo.layers.view import View
@@ -20,13 +24,19 @@ __all__ = [
     "AttentionConfig",
     "Block",
     "BlockConfig",
+    "CrossAttention",
+    "CrossBlock",
     "Embedding",
     "EmbeddingConfig",
     "FeedForward",
     "FeedForwardConfig",
     "HeadConfig",
+    "Linear",
     "Memory",
     "NormConfig",
+    "Read",
+    "RelativeBias",
+    "RelativeConfig",
     "RotaryConfig",
     "StartConfig",
     "View",
@@ -35,4 +45,5 @@ __all__ = [
     "build_norm",
     "rotate",
     "start_weights",
+    "weight_gradient",
 ]

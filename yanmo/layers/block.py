@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from yanmo.layers.attention import Attention, AttentionConfig, Memory
+from yanmo.layers.cross import CrossAttention, Read
 from yanmo.layers.feedforward import FeedForward, FeedForwardConfig
 from yanmo.layers.norm import NormConfig, build_norm
 from yanmo.layers.view import View
@@ -23,6 +24,8 @@ class BlockConfig:
     """Norm what goes into a brick (GPT-2 and after), or the sum that comes out (BERT)."""
     attention_norm: bool = True
     """ModernBERT's first block has none: the embedding has just been normed."""
+    cross: AttentionConfig | None = None
+    """Of a block that also reads another text."""
 
 
 class Block(nn.Module):
@@ -42,3 +45,24 @@ class Block(nn.Module):
             return self.feedforward_norm(x_RTD + self.feedforward(x_RTD))
         x_RTD = x_RTD + self.attention(self.attention_norm(x_RTD), view, memory)
         return x_RTD + self.feedforward(self.feedforward_norm(x_RTD))
+
+
+class CrossBlock(Block):
+    """A block that also reads another text, between the other two bricks; its keys and values are made by `cross.read`."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__(config)
+        assert config.cross is not None, "the configuration says how it reads"
+        self.cross_norm = build_norm(config.width, config.norm)
+        self.cross = CrossAttention(config.width, config.cross)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x_RUD: Tensor, view: View, read: Read, across: View, memory: Memory | None = None
+    ) -> Tensor:  # (R, U, D)
+        if self.config.order == "post":
+            x_RUD = self.attention_norm(x_RUD + self.attention(x_RUD, view, memory))
+            x_RUD = self.cross_norm(x_RUD + self.cross(x_RUD, read, across))
+            return self.feedforward_norm(x_RUD + self.feedforward(x_RUD))
+        x_RUD = x_RUD + self.attention(self.attention_norm(x_RUD), view, memory)
+        x_RUD = x_RUD + self.cross(self.cross_norm(x_RUD), read, across)
+        return x_RUD + self.feedforward(self.feedforward_norm(x_RUD))

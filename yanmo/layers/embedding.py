@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yanmo.batch import Packed
+from yanmo.layers.linear import Linear
 from yanmo.layers.norm import NormConfig, build_norm
 
 
@@ -27,17 +28,21 @@ class EmbeddingConfig:
     """The id that starts at zero and is not learned from its place in the text."""
     norm: NormConfig | None = None
     dropout: float = 0.0
+    projected: int | None = None
+    """The width that a last layer makes of the tables' (ELECTRA); None where it is the same."""
 
 
 class Embedding(nn.Module):
-    def __init__(self, config: EmbeddingConfig):
+    def __init__(self, config: EmbeddingConfig, tokens: nn.Embedding | None = None):
+        """`tokens`: a table that is shared with another embedding."""
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.vocabulary, config.width, padding_idx=config.padding)
+        self.tokens = tokens or nn.Embedding(config.vocabulary, config.width, padding_idx=config.padding)
         self.positions = nn.Embedding(config.positions, config.width) if config.positions else None
         self.types = nn.Embedding(config.types, config.width) if config.types else None
         self.norm = build_norm(config.width, config.norm)
         self.dropout = nn.Dropout(config.dropout)
+        self.project = Linear(config.width, config.projected) if config.projected else nn.Identity()
 
     def forward(self, packed: Packed) -> Tensor:  # (R, T, D)
         x_RTD = look_up(self.tokens.weight, packed.tokens, self.config.padding)
@@ -51,7 +56,7 @@ class Embedding(nn.Module):
                 x_RTD = x_RTD + self.types.weight[0]
         if table is not None:
             x_RTD = x_RTD + self._placed(table, packed)
-        return self.dropout(self.norm(x_RTD))
+        return self.project(self.dropout(self.norm(x_RTD)))
 
     def _placed(self, table: Tensor, packed: Packed) -> Tensor:
         offset = self.config.offset
@@ -81,5 +86,8 @@ class _LookUp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (ids,) = ctx.saved_tensors
         (gradient,) = gradients
-        summed = torch.ops.aten.embedding_dense_backward(gradient.float(), ids, ctx.rows, ctx.padding, False)
-        return summed.to(gradient.dtype), None, None
+        found, places = ids.unique(return_inverse=True)   # far fewer than the table has rows
+        summed = torch.ops.aten.embedding_dense_backward(gradient.float(), places, len(found), -1, False)
+        summed.masked_fill_((found == ctx.padding)[:, None], 0)
+        table = gradient.new_zeros(ctx.rows, gradient.shape[-1])
+        return table.index_copy_(0, found, summed.to(gradient.dtype)), None, None

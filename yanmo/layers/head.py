@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yanmo.layers.feedforward import ACTIVATIONS
+from yanmo.layers.activation import ACTIVATIONS
+from yanmo.layers.linear import Linear
 from yanmo.layers.norm import NormConfig, build_norm
 
 
@@ -28,6 +29,10 @@ class HeadConfig:
     bias: bool = False
     tied: bool = True
     """The matrix is that of the token embedding."""
+    features: int | None = None
+    """What the dense layer gives, where it is not the width: the embedding's width (ELECTRA's generator)."""
+    scale: float = 1.0
+    """What hidden states are multiplied by where there is no dense layer (T5's tied head: one over the root of the width)."""
 
 
 class VocabularyHead(nn.Module):
@@ -38,16 +43,17 @@ class VocabularyHead(nn.Module):
 
     def __init__(self, config: HeadConfig, tokens: nn.Embedding):
         super().__init__()
-        self.tied = config.tied
+        self.tied, self.scale = config.tied, config.scale
         self.transform = ACTIVATIONS[config.transform] if config.transform else None
-        self.dense = nn.Linear(config.width, config.width, bias=config.transform_bias) if config.transform else None
-        self.norm = build_norm(config.width, config.norm if config.transform else None)
-        self.weight = tokens.weight if config.tied else nn.Parameter(torch.empty(config.vocabulary, config.width))
+        features = config.features or config.width
+        self.dense = Linear(config.width, features, bias=config.transform_bias) if config.transform else None
+        self.norm = build_norm(features, config.norm if config.transform else None)
+        self.weight = tokens.weight if config.tied else nn.Parameter(torch.empty(config.vocabulary, features))
         self.bias = nn.Parameter(torch.zeros(config.vocabulary)) if config.bias else None
 
     def features(self, hidden: Tensor) -> Tensor:  # (..., D) -> (..., D)
         if self.dense is None or self.transform is None:
-            return hidden
+            return hidden if self.scale == 1 else hidden * self.scale
         return self.norm(self.transform(self.dense(hidden)))
 
     def forward(self, hidden: Tensor) -> Tensor:  # (..., D) -> (..., V)

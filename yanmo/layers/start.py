@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.layers.attention import Attention
+from yanmo.layers.cross import CrossAttention
 from yanmo.layers.feedforward import FeedForward
 from yanmo.layers.head import VocabularyHead
+from yanmo.layers.relative import RelativeBias
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,17 @@ class StartConfig:
     """What is added to the residual path starts smaller by sqrt(2 * layers) (Radford et al. 2019, section 2.3)."""
     scaled_head: bool = False
     """So do the head's own matrices (ModernBERT)."""
+    by_inputs: bool = False
+    """A matrix starts with std over the root of its inputs, queries whose scores are not scaled with that over the root of a
+    head's width, the embedding with std itself (Shazeer and Stern 2018; mesh TensorFlow, which T5 was trained with)."""
 
 
 @torch.no_grad()
 def start_weights(network: nn.Module, layers: int, config: StartConfig) -> None:
     """Matrices and tables normal around 0, biases 0, norms 1, and the padding id's row 0."""
+    if config.by_inputs:
+        _start_by_inputs(network, config.std)
+        return
     small = config.std / math.sqrt(2 * layers)
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -48,6 +56,25 @@ def start_weights(network: nn.Module, layers: int, config: StartConfig) -> None:
                 _draw(module.dense.weight, std, config.cutoff)
             if not module.tied:
                 _draw(module.weight, std, config.cutoff)
+
+
+def _start_by_inputs(network: nn.Module, factor: float) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            _draw(module.weight, factor, None)
+        elif isinstance(module, nn.Linear):
+            assert module.bias is None, "mesh TensorFlow's T5 has no biases"
+            _draw(module.weight, factor * module.in_features**-0.5, None)
+        elif isinstance(module, nn.RMSNorm):
+            module.weight.fill_(factor)
+        elif isinstance(module, VocabularyHead) and not module.tied:
+            _draw(module.weight, factor * module.weight.shape[1] ** -0.5, None)
+    for module in network.modules():
+        if isinstance(module, RelativeBias):
+            module.table.weight *= module.config.start
+        elif isinstance(module, Attention | CrossAttention) and module.config.scale is not None:
+            queries = module.qkv if isinstance(module, Attention) else module.query
+            queries.weight[: module.config.rows[0]] *= module.config.head_width**-0.5
 
 
 def _draw(weight: Tensor, std: float, cutoff: float | None) -> None:

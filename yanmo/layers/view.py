@@ -5,22 +5,47 @@ Padding sees padding and nothing else, so that no row of the softmax is ever emp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from yanmo.batch import Packed
 from yanmo.layers.rotary import RotaryConfig
+from yanmo.native import library
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What may be seen, in words: queries (R, T) and keys (R, S) int64 are documents, and a query sees the keys of its own
+    (None: all are of one); causal: and no later ones; window: and none further off, to either side."""
+
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    causal: bool = False
+    window: int | None = None
+
+    def mask(self, queries: int, keys: int, like: Tensor, prefix: Tensor | None = None) -> Tensor | None:
+        """(R or 1, 1, T, S), 0 where seen and -inf elsewhere, of the type and on the device of `like`; None where all is seen.
+        prefix: (R, S) bool, keys that earlier queries see as well."""
+        seen = None
+        if self.queries is not None and self.keys is not None:
+            seen = self.queries[:, :, None] == self.keys[:, None, :]
+        if self.causal or self.window is not None:
+            query, key = torch.arange(queries, device=like.device), torch.arange(keys, device=like.device)
+            near = _near(query[None, :, None], key[None, None, :], self.causal, self.window, prefix)
+            seen = near if seen is None else seen & near
+        return _additive(seen, like.dtype)
 
 
 @dataclass(frozen=True)
 class View:
     """What each place may see, and where it stands.
 
-    mask: (R or 1, 1, T, S), 0 where seen and -inf elsewhere, or None where everything is seen. triangle: the mask is
-    just "not the future", for kernels that know this without a mask. cos, sin: (R or 1, 1, T, W / 2) of rotary
-    positions. slots: (R, T), where in a memory of keys and values the new ones are written.
+    mask: (R or 1, 1, T, S), 0 where seen and -inf elsewhere, or None where everything is seen or `seen` alone says what is;
+    (R or 1, H, T, S) with what each head adds to its scores, and its gradient.
+    seen: the same in words, for kernels that need no mask. triangle: it is just "not the future". cos, sin:
+    (R or 1, 1, T, W / 2) of rotary positions. slots: (R, T), where in a memory of keys and values the new ones are written.
     """
 
     mask: Tensor | None = None
@@ -28,6 +53,16 @@ class View:
     cos: Tensor | None = None
     sin: Tensor | None = None
     slots: Tensor | None = None
+    seen: Seen | None = None
+
+    @property
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine, or None where nothing is rotated."""
+        return None if self.cos is None or self.sin is None else (self.cos, self.sin)
+
+    def mask_for(self, like: Tensor, queries: int, keys: int) -> Tensor | None:
+        """The mask for so many queries and keys, made now where `seen` stands for it."""
+        return self.mask if self.mask is not None or self.seen is None else self.seen.mask(queries, keys, like)
 
     @staticmethod
     def of(
@@ -37,13 +72,33 @@ class View:
         length = packed.tokens.shape[1]
         if window is not None and window >= length - 1:
             window = None
-        seen = None if packed.whole else packed.documents[:, :, None] == packed.documents[:, None, :]
-        if causal or window is not None:
-            place = torch.arange(length, device=packed.tokens.device)
-            near = _near(place[None, :, None], place[None, None, :], causal, window)
-            seen = near if seen is None else seen & near
+        prefix = packed.prefix if causal else None
+        if prefix is not None and prefix.device.type == "cpu" and bool(prefix.all()):
+            causal, prefix = False, None                  # nothing is hidden: kernels need no mask for that
+        documents = None if packed.whole else packed.documents.contiguous()
+        seen = Seen(documents, documents, causal, window)
+        like = torch.empty(0, dtype=dtype, device=packed.tokens.device)
         cos, sin = _angles(packed.positions[:1] if packed.whole else packed.positions, rotary, dtype)
-        return View(_additive(seen, dtype), causal and packed.whole and window is None, cos, sin)
+        if prefix is not None:                            # `seen` has no words for it: the mask alone says it
+            return View(seen.mask(length, length, like, prefix), False, cos, sin)
+        mask = None if _without_mask(like) else seen.mask(length, length, like)
+        return View(mask, causal and packed.whole and window is None, cos, sin, seen=seen)
+
+    def biased(self, bias: Tensor) -> View:
+        """The same view with (R or 1, H, T, S) numbers added to the scores, which no kernel of ours takes."""
+        mask = self.mask_for(bias, *bias.shape[2:])
+        return replace(self, mask=bias if mask is None else mask + bias, triangle=False, seen=None)
+
+    @staticmethod
+    def across(target: Packed, source: Packed, dtype: torch.dtype) -> View:
+        """From the places of a target to those of a source: document n of a row looks at document n of the same row. Padding
+        looks where the row's first document does, so that it sees something."""
+        if target.whole and source.whole:
+            return View(seen=Seen())
+        first = source.documents[:, :1]
+        seen = Seen(torch.where(target.documents > 0, target.documents, first), source.documents.contiguous())
+        like = torch.empty(0, dtype=dtype, device=source.tokens.device)
+        return View(None if _without_mask(like) else seen.mask(target.tokens.shape[1], source.tokens.shape[1], like), seen=seen)
 
     @staticmethod
     def of_memory(
@@ -58,9 +113,15 @@ class View:
         return View(_additive(seen, dtype), False, cos, sin, slots)
 
 
-def _near(query: Tensor, key: Tensor, causal: bool, window: int | None) -> Tensor:
+def _without_mask(like: Tensor) -> bool:
+    """Whether attention will most likely be our own kernel's; if not, it makes the mask itself."""
+    return like.device.type == "cpu" and like.dtype == torch.bfloat16 and library("attention") is not None
+
+
+def _near(query: Tensor, key: Tensor, causal: bool, window: int | None, prefix: Tensor | None = None) -> Tensor:
     distance = query - key
     near = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    near = near if prefix is None else near | prefix[:, None, :]
     return near if window is None else near & (distance.abs() <= window)
 
 

@@ -25,7 +25,7 @@ from yanmo.layers import (
 from yanmo.models.encoder import Encoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width, padding_row
 from yanmo.models.names import Name, Names, layer, qkv_rows, single
-from yanmo.models.network import NetworkConfig, Special
+from yanmo.models.network import Special, StackConfig
 
 PRESETS = {
     "tiny": (2, 128, 512),
@@ -58,7 +58,7 @@ FIXED = {
 }
 
 
-def read(settings: Mapping[str, Any], tokens: int, pair: bool, *, family: str, offset: bool) -> NetworkConfig:
+def read(settings: Mapping[str, Any], tokens: int, pair: bool, *, family: str, offset: bool) -> StackConfig:
     """`offset`: positions are counted from the padding id on, and the head's activation is always gelu."""
     width, vocabulary, dropout = settings["hidden_size"], settings["vocab_size"], settings["hidden_dropout_prob"]
     norm = NormConfig("layer", settings["layer_norm_eps"])
@@ -74,11 +74,12 @@ def read(settings: Mapping[str, Any], tokens: int, pair: bool, *, family: str, o
         out_dropout=dropout,
     )
     feedforward = FeedForwardConfig(settings["intermediate_size"], activation(settings, "hidden_act"), out_dropout=dropout)
-    return NetworkConfig(
+    return StackConfig(
         family=family,
         vocabulary=vocabulary,
         tokens=tokens,
         length=settings["max_position_embeddings"] - first,
+        width=width,
         embedding=EmbeddingConfig(
             vocabulary,
             width,
@@ -152,7 +153,7 @@ def head(theirs: str, table: str, tied: bool) -> tuple[tuple[Name, ...], dict[st
     return (single("head.weight", matrix), single("head.bias", own)), {bias: own}, (re.escape(bias),)
 
 
-def bert_names(config: NetworkConfig) -> Names:
+def bert_names(config: StackConfig) -> Names:
     entries, copies, unused = head("cls.predictions.", "bert.embeddings.word_embeddings.weight", config.head.tied)
     return Names(
         (
@@ -166,16 +167,18 @@ def bert_names(config: NetworkConfig) -> Names:
         copies,
         ignored=(r"bert\.embeddings\.(position|token_type)_ids", *unused),
         unread=() if config.pair else (r"bert\.pooler\..*", r"cls\.seq_relationship\..*"),
+        doubled=not config.head.tied,
     )
 
 
-def roberta_names(config: NetworkConfig) -> Names:
+def roberta_names(config: StackConfig) -> Names:
     entries, copies, unused = head("lm_head.", "roberta.embeddings.word_embeddings.weight", config.head.tied)
     return Names(
         (*body("roberta"), layer("head.dense", "lm_head.dense"), layer("head.norm", "lm_head.layer_norm"), *entries),
         copies,
         ignored=(r"roberta\.embeddings\.(position|token_type)_ids", *unused),
         unread=(r"roberta\.pooler\..*",),
+        doubled=not config.head.tied,
     )
 
 

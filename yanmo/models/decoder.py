@@ -8,6 +8,7 @@ Letters: R rows, T tokens of a row, S places of the cache, D width, K key-value 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from yanmo.batch import Packed
 from yanmo.errors import UserError
-from yanmo.layers import Memory, View
-from yanmo.models.network import Network, NetworkConfig, compute_dtype
+from yanmo.layers import BlockConfig, Memory, View
+from yanmo.models.network import NetworkConfig, Stack, compute_dtype
 
 
 class KeyValueCache:
@@ -25,14 +26,14 @@ class KeyValueCache:
     Make the next input with `take`: it knows where every row stands. Raises UserError when a row would pass `places`.
     """
 
-    def __init__(self, config: NetworkConfig, rows: int, places: int, like: Tensor):
+    def __init__(self, config: NetworkConfig, blocks: Sequence[BlockConfig], rows: int, places: int, like: Tensor):
         """`like` gives the device and the number type."""
         if places > config.length:
             raise UserError(
                 f"{places} tokens are longer than the {config.length} positions of this {config.family}; "
                 "ask for fewer new tokens or shorten the prompt"
             )
-        shapes = [(rows, kind.attention.kv_heads, places, kind.attention.head_width) for kind in config.blocks]
+        shapes = [(rows, kind.attention.kv_heads, places, kind.attention.head_width) for kind in blocks]
         dtype = compute_dtype(like)
         self.keys = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
         self.values = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
@@ -52,15 +53,20 @@ class KeyValueCache:
         self.lengths = self.lengths + (packed.documents > 0).sum(1)
         self.used = int(self.lengths.max())
 
+    def keep(self, rows: Tensor) -> None:
+        """Take all but some rows (numbers) out."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        self.lengths = self.lengths[rows]
+        self.used = int(self.lengths.max())
 
-class Decoder(Network):
-    def __init__(self, config: NetworkConfig):
-        assert config.causal, "a bidirectional configuration belongs to an Encoder"
-        super().__init__(config)
+
+class Decoder(Stack):
+    continues = True
 
     def cache(self, rows: int, places: int) -> KeyValueCache:
         """An empty cache for `rows` rows of at most `places` tokens, prompt included."""
-        return KeyValueCache(self.config, rows, places, self.embed.tokens.weight.detach())
+        return KeyValueCache(self.config, self.config.blocks, rows, places, self.embed.tokens.weight.detach())
 
     def forward(self, packed: Packed, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states, (R, T, D). With a cache, `packed` is what `cache.take` made; it is remembered, without gradient."""

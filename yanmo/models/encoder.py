@@ -1,7 +1,7 @@
-"""Encoders: every token sees every token of its document, one vector per token comes out.
+"""Encoders and discriminators: every token sees every token of its document, one vector per token comes out.
 
 BERT: Devlin et al. 2018, arXiv:1810.04805, section 3; google-research/bert modeling.py. RoBERTa: Liu et al. 2019,
-arXiv:1907.11692. ModernBERT: Warner et al. 2024, arXiv:2412.13663. They differ in data, not in order of operations.
+arXiv:1907.11692. ModernBERT: Warner et al. 2024, arXiv:2412.13663. ELECTRA: Clark et al. 2020, arXiv:2003.10555. They differ in data, not in order of operations.
 Letters: R rows, T tokens of a row, D width, N pairs.
 """
 
@@ -14,16 +14,10 @@ from torch import Tensor, nn
 
 from yanmo.batch import Packed
 from yanmo.layers import View
-from yanmo.models.network import Network, NetworkConfig, compute_dtype
+from yanmo.models.network import Stack, StackConfig, compute_dtype
 
 
-class Encoder(Network):
-    def __init__(self, config: NetworkConfig):
-        assert not config.causal, "a causal configuration belongs to a Decoder"
-        super().__init__(config)
-        self.pooler = nn.Linear(config.width, config.width) if config.pair else None
-        self.pair = nn.Linear(config.width, 2) if config.pair else None
-
+class Bidirectional(Stack):
     def forward(self, packed: Packed) -> Tensor:  # (R, T, D)
         self.check_length(packed)
         x_RTD = self.embed(packed)
@@ -32,8 +26,25 @@ class Encoder(Network):
             x_RTD = block(x_RTD, view)
         return self.norm(x_RTD)
 
+
+class Encoder(Bidirectional):
+    """Scores every token of the vocabulary where one is hidden."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__(config)
+        self.pooler = nn.Linear(config.width, config.width) if config.pair else None
+        self.pair = nn.Linear(config.width, 2) if config.pair else None
+
     def pair_logits(self, first_hidden: Tensor) -> Tensor:
         """Scores of "B follows A" and "B does not", (N, 2), from the hidden states of the pairs' first tokens, (N, D)."""
         assert self.pooler is not None, "this encoder was built without a pair head"
         assert self.pair is not None, "a pooler comes with its pair head"
         return self.pair(torch.tanh(self.pooler(first_hidden)))
+
+
+class Discriminator(Bidirectional):
+    """Says of every token whether it was put in another's place; its head has one row, and none for the vocabulary."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (...), above 0 where a token looks replaced."""
+        return self.head(hidden).squeeze(-1)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from yanmo import recipe
 from yanmo.errors import UserError
 from yanmo.layers import ACTIVATIONS, RotaryConfig
@@ -75,6 +77,8 @@ PASSIVE = frozenset(
         "mask_token_id",
         "unk_token_id",
         "decoder_start_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
         "is_encoder_decoder",
         "chunk_size_feed_forward",
         "pretraining_tp",
@@ -99,6 +103,10 @@ class Sizes:
     positions: int
     dropout: float
     vocabulary: int
+    version: str | None = None
+    """Of a family that has several."""
+    embedding: int | None = None
+    """Width of the embedding, where it is not the network's."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class Family:
     """Sizes as transformers' settings."""
     read: Callable[[Mapping[str, Any], int, bool], NetworkConfig]
     """(settings with defaults filled in, ids in use, pair head) to our configuration."""
-    names: Callable[[NetworkConfig], Names]
+    names: Callable[[Any], Names]
     architecture: str
     pair_architecture: str | None = None
     pair_weights: tuple[str, ...] = ()
@@ -126,11 +134,23 @@ class Family:
     heads: tuple[str, ...] = ()
     """Their names that have no prefix begin with one of these."""
     kv_heads: Callable[[int], int] = field(default=lambda heads: heads)
+    versions: Mapping[str, Mapping[str, tuple[int, int, int]]] = field(default_factory=dict)
+    """Presets of what a recipe chooses by model.version, the first by default."""
+    complete: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Mapping[str, Any]] = field(default=lambda given, _: given)
+    """Settings of a folder with what its weights say and they do not."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    shared_type: str | None = None
+    """transformers' model_type where several families have the same: then the architecture says which it is."""
+
+    @property
+    def model_type(self) -> str:
+        return self.shared_type or self.name
 
     def sizes(self, model: recipe.Model, vocabulary: int, length: int) -> Sizes:
         """A recipe's sizes: the preset's, except what the recipe names. Raises UserError where they do not fit together."""
-        layers, width, feedforward = self.presets[model.size]
+        version = model.version or next(iter(self.versions), None)
+        assert version is None or version in self.versions, "a recipe is read with a version only where the family has it"
+        layers, width, feedforward = self.versions.get(version or "", self.presets)[model.size]
         if model.width is not None and model.width != width:
             feedforward = feedforward * model.width // width
             feedforward += -feedforward % (64 if model.width >= 64 else 1)
@@ -152,6 +172,8 @@ class Family:
             positions=model.positions or max(length, self.positions),
             dropout=model.dropout or 0.0,
             vocabulary=vocabulary,
+            version=version,
+            embedding=model.embedding,
         )
 
     def understand(self, settings: Mapping[str, Any], *, pair: bool, where: str) -> NetworkConfig:

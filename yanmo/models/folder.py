@@ -22,8 +22,14 @@ from yanmo.models.llama import LLAMA, QWEN3
 from yanmo.models.modernbert import MODERNBERT
 from yanmo.models.network import Network, Special
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, ROBERTA, MODERNBERT, GPT2, LLAMA, QWEN3)}
-"""By transformers' model_type."""
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        BERT, ROBERTA, MODERNBERT, GPT2, LLAMA, QWEN3,
+    )
+}
+"""By their names, which are transformers' model_type but where several families share one."""
+GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 def build(
@@ -40,7 +46,7 @@ def build(
     if pair and family.pair_architecture is None:
         raise UserError(f"{family.name} has no head for sentence prediction: set objective.sentences to none, or use bert")
     sizes = family.sizes(model, multiple(vocabulary), length)
-    settings = {"model_type": family.name, **family.describe(sizes, special), TOKENS_KEY: vocabulary}
+    settings = {"model_type": family.model_type, **family.describe(sizes, special), TOKENS_KEY: vocabulary}
     network = family.network(family.understand(settings, pair=pair, where="recipe"))
     network.start()
     return network
@@ -51,10 +57,12 @@ def load(folder: str | Path) -> Network:
     setting or a weight that does not fit, naming it; warns of learned weights that have no place here."""
     folder = Path(folder)
     settings = _read_settings(folder)
-    family = FAMILIES.get(settings.get("model_type", ""))
-    if family is None:
-        raise UserError(f"{folder}: model_type {settings.get('model_type')!r} is not known; known: {', '.join(FAMILIES)}")
+    family = _family(settings, folder)
     weights = _prefixed(_read_weights(folder), family)
+    try:
+        settings = family.complete(settings, weights)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
     pair = bool(family.pair_weights) and all(name in weights for name in family.pair_weights)
     config = family.understand(settings, pair=pair, where=f"{folder}/config.json")
     network = family.network(config)
@@ -81,25 +89,35 @@ def save(network: Network, folder: str | Path, dtype: torch.dtype = torch.float3
     settings = {
         **{key: value for key, value in config.settings.items() if value is not ...},
         "architectures": [architecture],
-        "model_type": family.name,
+        "model_type": family.model_type,
         "dtype": str(dtype).removeprefix("torch."),
     }
     settings.pop("torch_dtype", None)
     names = family.names(config)
     ours = {name: tensor.detach().to("cpu", dtype) for name, tensor in parameters(network).items()}
     theirs = names.write(ours, config)
-    if not config.head.tied:  # tied, transformers keeps only the first of each
+    if names.doubled:
         theirs |= {copy: theirs[original].clone() for copy, original in names.copies.items()}
     save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, folder / "model.safetensors", {"format": "pt"})
     _write_json(folder / "config.json", settings)
-    if config.causal:
-        ids = {key: settings.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if network.continues:
+        ids = {key: settings.get(key) for key in GENERATION_IDS}
         _write_json(folder / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
 
 
 def parameters(network: Network) -> dict[str, Tensor]:
     """Every parameter once, by our name; names that wrappers such as torch.compile put between are taken out."""
     return {name.replace("_orig_mod.", ""): parameter for name, parameter in network.named_parameters()}
+
+
+def _family(settings: Mapping[str, Any], folder: Path) -> Family:
+    """The family by model_type and, where several have the same, by architecture."""
+    families = [family for family in FAMILIES.values() if family.model_type == settings.get("model_type")]
+    if not families:
+        known = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES.values()))
+        raise UserError(f"{folder}: model_type {settings.get('model_type')!r} is not known; known: {known}")
+    named = settings.get("architectures") or ()
+    return next((family for family in families if family.architecture in named), families[0])
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from yanmo.models.bert import PRESETS
 from yanmo.models.decoder import Decoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width
 from yanmo.models.names import Names, layer, single
-from yanmo.models.network import NetworkConfig, Special
+from yanmo.models.network import Special, StackConfig
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> NetworkConfig:
+def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> StackConfig:
     width, vocabulary, heads = settings["n_embd"], settings["vocab_size"], settings["n_head"]
     norm = NormConfig("layer", settings["layer_norm_epsilon"])
     attention = AttentionConfig(
@@ -51,17 +51,17 @@ def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> NetworkConfig:
         activation(settings, "activation_function"),
         out_dropout=settings["resid_pdrop"],
     )
-    return NetworkConfig(
+    return StackConfig(
         family="gpt2",
         vocabulary=vocabulary,
         tokens=tokens,
         length=settings["n_positions"],
+        width=width,
         embedding=EmbeddingConfig(vocabulary, width, positions=settings["n_positions"], dropout=settings["embd_pdrop"]),
         blocks=(BlockConfig(width, attention, feedforward, norm),) * settings["n_layer"],
         final_norm=norm,
         head=HeadConfig(vocabulary, width, tied=settings["tie_word_embeddings"]),
         start=StartConfig(settings["initializer_range"], scaled=True),
-        causal=True,
     )
 
 
@@ -86,7 +86,7 @@ def describe(sizes: Sizes, special: Special) -> dict[str, Any]:
     }
 
 
-def names(config: NetworkConfig) -> Names:
+def names(config: StackConfig) -> Names:
     block = "transformer.h.{i}."
     return Names(
         (

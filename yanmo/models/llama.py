@@ -23,7 +23,7 @@ from yanmo.layers import (
 from yanmo.models.decoder import Decoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, multiple, padding_row, rotary
 from yanmo.models.names import Names, gate_rows, layer, qkv_rows, single
-from yanmo.models.network import NetworkConfig, Special
+from yanmo.models.network import Special, StackConfig
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -80,7 +80,7 @@ def windows(settings: Mapping[str, Any]) -> list[int | None]:
     return [settings["sliding_window"] - 1 if kind == "sliding_attention" else None for kind in types]
 
 
-def read(settings: Mapping[str, Any], tokens: int, pair: bool, *, family: str, qk_norm: bool) -> NetworkConfig:
+def read(settings: Mapping[str, Any], tokens: int, pair: bool, *, family: str, qk_norm: bool) -> StackConfig:
     width, vocabulary, heads = settings["hidden_size"], settings["vocab_size"], settings["num_attention_heads"]
     kv_heads, per_head = settings["num_key_value_heads"] or heads, settings["head_dim"] or width // heads
     if heads % kv_heads:
@@ -105,17 +105,17 @@ def read(settings: Mapping[str, Any], tokens: int, pair: bool, *, family: str, q
         )
         return BlockConfig(width, attention, feedforward, norm)
 
-    return NetworkConfig(
+    return StackConfig(
         family=family,
         vocabulary=vocabulary,
         tokens=tokens,
         length=settings["max_position_embeddings"],
+        width=width,
         embedding=EmbeddingConfig(vocabulary, width, padding=padding_row(settings)),
         blocks=tuple(block(window) for window in windows(settings)),
         final_norm=norm,
         head=HeadConfig(vocabulary, width, tied=settings["tie_word_embeddings"]),
         start=StartConfig(settings["initializer_range"]),
-        causal=True,
     )
 
 
@@ -143,7 +143,7 @@ def describe(sizes: Sizes, special: Special, *, theta: float) -> dict[str, Any]:
     }
 
 
-def names(config: NetworkConfig) -> Names:
+def names(config: StackConfig) -> Names:
     block = "model.layers.{i}."
     qkv = tuple(f"{block}self_attn.{part}_proj" for part in "qkv")
     return Names(

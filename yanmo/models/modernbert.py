@@ -21,7 +21,7 @@ from yanmo.layers import (
 from yanmo.models.encoder import Encoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width, padding_row, rotary
 from yanmo.models.names import Names, layer, single
-from yanmo.models.network import NetworkConfig, Special
+from yanmo.models.network import Special, StackConfig
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 DEFAULTS: dict[str, Any] = {
@@ -64,7 +64,7 @@ def layer_types(settings: Mapping[str, Any]) -> list[str]:
     return list(types)
 
 
-def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> NetworkConfig:
+def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> StackConfig:
     width, vocabulary, heads = settings["hidden_size"], settings["vocab_size"], settings["num_attention_heads"]
     norm = NormConfig("layer", settings["norm_eps"], settings["norm_bias"])
     per_head = head_width(width, heads)
@@ -95,11 +95,12 @@ def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> NetworkConfig:
         )
         return BlockConfig(width, attention, feedforward, norm, attention_norm=index > 0)
 
-    return NetworkConfig(
+    return StackConfig(
         family="modernbert",
         vocabulary=vocabulary,
         tokens=tokens,
         length=settings["max_position_embeddings"],
+        width=width,
         embedding=EmbeddingConfig(
             vocabulary, width, padding=padding_row(settings), norm=norm, dropout=settings["embedding_dropout"]
         ),
@@ -151,7 +152,7 @@ def describe(sizes: Sizes, special: Special) -> dict[str, Any]:
     }
 
 
-def names(config: NetworkConfig) -> Names:
+def names(config: StackConfig) -> Names:
     block = "model.layers.{i}."
     return Names(
         (

@@ -9,21 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from yanmo.errors import UserError
-from yanmo.models.network import NetworkConfig
+from yanmo.models.network import NetworkConfig, StackConfig
 
-Parts = Callable[[NetworkConfig], tuple[int, ...]]
+Parts = Callable[[Any], tuple[int, ...]]
 
 
-def qkv_rows(config: NetworkConfig) -> tuple[int, ...]:
+def qkv_rows(config: StackConfig) -> tuple[int, ...]:
     return config.blocks[0].attention.rows
 
 
-def gate_rows(config: NetworkConfig) -> tuple[int, ...]:
+def gate_rows(config: StackConfig) -> tuple[int, ...]:
     return (config.blocks[0].feedforward.width,) * 2
 
 
@@ -52,12 +53,14 @@ def single(ours: str, theirs: str) -> Name:
 @dataclass(frozen=True)
 class Names:
     """entries: the table. copies: theirs that repeat another of theirs, and must be equal when read. ignored: patterns of
-    theirs that hold nothing learned. unread: patterns of theirs that were learned and have no place here."""
+    theirs that hold nothing learned. unread: patterns of theirs that were learned and have no place here. doubled: the copies
+    are written as well; otherwise transformers keeps only the first of each."""
 
     entries: tuple[Name, ...]
     copies: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    doubled: bool = False
 
     def find(self, ours: str) -> tuple[Name, tuple[str, ...]]:
         """The entry of one of our parameters and the full names of theirs."""

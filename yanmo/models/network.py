@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,9 +46,9 @@ class Special:
     sep: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What a network is made of. Families read it from `settings`: transformers' own configuration, as it is saved."""
+    """What every network says of itself. Families read it from `settings`: transformers' own configuration, as it is saved."""
 
     family: str
     vocabulary: int
@@ -56,19 +57,22 @@ class NetworkConfig:
     """Ids the tokenizer uses; the rows after these only pad the vocabulary."""
     length: int
     """The longest document, in tokens."""
+    width: int
+    """Of the hidden states."""
+    pair: bool = False
+    """Whether there is a head that says how the second part of a pair belongs to the first (BERT)."""
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig(NetworkConfig):
+    """One stack of blocks between an embedding and a head."""
+
     embedding: EmbeddingConfig
     blocks: tuple[BlockConfig, ...]
     head: HeadConfig
     start: StartConfig
     final_norm: NormConfig | None = None
-    causal: bool = False
-    pair: bool = False
-    """Whether there is a head that says how the second part of a pair belongs to the first (BERT)."""
-    settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def width(self) -> int:
-        return self.embedding.width
 
     @property
     def layers(self) -> int:
@@ -76,40 +80,46 @@ class NetworkConfig:
 
 
 class Network(nn.Module, ABC):
-    """Maps Packed to hidden states; `head` turns those into scores over the vocabulary."""
+    """Tokens to hidden states; `head` turns those into scores over the vocabulary.
 
-    def __init__(self, config: NetworkConfig):
-        super().__init__()
-        self.config = config
-        self.embed = Embedding(config.embedding)
-        self.blocks = nn.ModuleList(Block(block) for block in config.blocks)
-        self.norm = build_norm(config.width, config.final_norm)  # none after post-norm blocks: the last one has normed
-        self.head = VocabularyHead(config.head, self.embed.tokens)
+    What goes into `forward` is each kind's own: one Packed where there is one text, two where one becomes another. An
+    objective says which kinds it can train.
+    """
+
+    config: NetworkConfig
+    head: VocabularyHead
+    continues: bool = False
+    """Whether it goes on from a beginning, token by token: then transformers is told how."""
 
     @abstractmethod
-    def forward(self, packed: Packed) -> Tensor:
-        """Hidden states, (R, T, D)."""
+    def start(self) -> None:
+        """Draw all weights anew from torch's random state."""
+
+    regularisers: Mapping[str, float] = MappingProxyType({})
+    """Losses that the network adds by itself (the balance of a router), and their weights; most have none."""
+
+    def regularise(self) -> dict[str, Tensor]:
+        """The value of each of `regularisers` for the last forward pass, a mean over tokens, with its gradient."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
         return self.head(hidden)
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Draw all weights anew. Ids that only pad the vocabulary get no probability where the head has a bias; where it
-        has none their rows are zero: they score 0 as an untrained token does, and training lowers them."""
-        start_weights(self, self.config.layers, self.config.start)
-        self.embed.tokens.weight[self.config.tokens :].zero_()
-        self.head.weight[self.config.tokens :].zero_()
+    def silence_unused(self, tokens: nn.Embedding) -> None:
+        """Ids that only pad the vocabulary get no probability where the head has a bias; where it has none their rows are
+        zero: they score 0 as an untrained token does, and training lowers them."""
+        used = self.config.tokens
+        tokens.weight[used:].zero_()
+        self.head.weight[used:].zero_()
         if self.head.bias is not None:
             self.head.bias.zero_()
-            self.head.bias[self.config.tokens :] = UNUSED_BIAS
-
-    def views(self, make: Callable[[int | None, RotaryConfig | None], View]) -> list[View]:
-        """Each block's view, made once for every window and rotary configuration there is."""
-        kinds = [(block.attention.window, block.attention.rotary) for block in self.config.blocks]
-        made = {kind: make(*kind) for kind in dict.fromkeys(kinds)}
-        return [made[kind] for kind in kinds]
+            self.head.bias[used:] = UNUSED_BIAS
 
     def check_length(self, packed: Packed) -> None:
         """Raises UserError where a document is longer than the positions; looks at the numbers only on a CPU."""
@@ -123,6 +133,32 @@ class Network(nn.Module, ABC):
                 f"a document of {places} tokens is longer than the {longest} positions of this {self.config.family}; "
                 "shorten it or split it, or train with larger model.positions"
             )
+
+
+class Stack(Network):
+    """Networks of one stack: encoders and decoders."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__()
+        self.config: StackConfig = config  # pyright: ignore[reportIncompatibleVariableOverride]  # narrower
+        self.embed = Embedding(config.embedding)
+        self.blocks = nn.ModuleList(Block(block) for block in config.blocks)
+        self.norm = build_norm(config.width, config.final_norm)  # none after post-norm blocks: the last one has normed
+        self.head = VocabularyHead(config.head, self.embed.tokens)
+
+    @abstractmethod
+    def forward(self, packed: Packed) -> Tensor:
+        """Hidden states, (R, T, D)."""
+
+    def start(self) -> None:
+        start_weights(self, self.config.layers, self.config.start)
+        self.silence_unused(self.embed.tokens)
+
+    def views(self, make: Callable[[int | None, RotaryConfig | None], View]) -> list[View]:
+        """Each block's view, made once for every window and rotary configuration there is."""
+        kinds = [(block.attention.window, block.attention.rotary) for block in self.config.blocks]
+        made = {kind: make(*kind) for kind in dict.fromkeys(kinds)}
+        return [made[kind] for kind in kinds]
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:

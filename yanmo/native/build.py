@@ -20,7 +20,10 @@ import torch
 from torch import Tensor
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-std=gnu11")
+FLAGS = (
+    "-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp",
+    "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
+)
 SWITCH = "YANMO_NATIVE"
 """Set to 0 in the environment, it keeps everything with torch."""
 COMPILING_SECONDS = 120
@@ -86,9 +89,11 @@ def _compiled(name: str, compiler: str) -> Path:
 def _fingerprint(name: str, compiler: str) -> str:
     """What the compiled file depends on: the source, what it includes, the compiler and the processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    target = subprocess.run([compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False).stdout
-    text = "\0".join([(SOURCES / f"{name}.c").read_text(), *(p.read_text() for p in sorted(SOURCES.glob("*.h"))), version, target])
-    return hashlib.sha256(text.encode() + repr(FLAGS).encode()).hexdigest()[:16]
+    asked = [compiler, "-march=native", "-Q", "--help=target"]
+    target = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    sources = [SOURCES / f"{name}.c", *sorted(SOURCES.glob("*.h"))]
+    text = "\0".join([*(source.read_text() for source in sources), version, target, *FLAGS])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _run(*command: str) -> None:

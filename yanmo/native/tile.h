@@ -28,6 +28,9 @@ static inline __m512 load16(const bf16 *x) { /* 16 numbers */
 
 static inline void store16(bf16 *x, __m512 v) { _mm256_storeu_si256((__m256i *)x, (__m256i)_mm512_cvtneps_pbh(v)); }
 
+/* gcc does not know that a tile is loaded from memory: what C has stored must be there first. */
+static inline void finish_stores(void) { __asm__ volatile("" ::: "memory"); }
+
 /* The kernel must be asked once in a process before tiles can be used. */
 static inline void allow_tiles(void) { syscall(SYS_arch_prctl, 0x1023, 18); }
 

@@ -30,6 +30,10 @@ class CausalBatch:
     answers: Tensor
     counts: dict[str, int]
 
+    @property
+    def tokens(self) -> int:
+        return self.packed.real
+
 
 class Causal(Objective):
     """Next-token prediction, documents of a row apart or as one running text.
@@ -65,7 +69,7 @@ class Causal(Objective):
         counts = {"causal": len(place), "accuracy": len(place)}
         return CausalBatch(packed, torch.from_numpy(place), answers, counts)
 
-    def forward(self, batch: CausalBatch, turn: str = "model") -> dict[str, Loss]:
+    def losses(self, batch: CausalBatch, turn: str) -> dict[str, Loss]:
         hidden_ND = hidden_at(self.network(batch.packed), batch.places)  # cheaper than scores for the 2% without an answer
         total, correct = cross_entropy(self.network.head, hidden_ND, batch.answers)
         count = len(batch.answers)

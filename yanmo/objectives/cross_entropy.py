@@ -7,6 +7,7 @@ Letters: N places that have a target, n of them in a chunk, D width, V vocabular
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yanmo.layers.head import VocabularyHead
+from yanmo.layers.linear import weight_gradient
+from yanmo.native import pointers, ready
 
 CHUNK = 1024
 """Places whose scores are held at once. Fewer read the vocabulary's matrix and its gradient more often, which costs where
@@ -40,38 +43,54 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, answers: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(features.dtype, torch.float32)
-        total, correct = features.new_zeros((), dtype=wide), features.new_zeros((), dtype=wide)
+        totals = features.new_zeros(2, dtype=wide)
         learns = learns and any(ctx.needs_input_grad)
         grad_features = torch.empty_like(features) if learns else features
-        grad_weight = torch.zeros_like(weight) if learns else weight     # in bf16 one rounding for every chunk
-        grad_bias = torch.zeros_like(weight[:, 0], dtype=wide)
-        for part, asked, out in zip(
-            features.split(CHUNK), answers.split(CHUNK), grad_features.split(CHUNK), strict=True
-        ):
+        grad_weight: Tensor | None = None                 # in bf16 one rounding for every chunk
+        sums = None if bias is None else torch.empty_like(bias, dtype=wide)
+        grad_bias = None if sums is None else torch.zeros_like(sums)
+        for part, asked, out in zip(features.split(CHUNK), answers.split(CHUNK), grad_features.split(CHUNK), strict=True):
             scores = F.linear(part, weight, bias)
-            loss, right = _to_gradient(scores, asked, wide, learns)
-            total += loss
-            correct += right
+            totals += _to_gradient(scores, asked, wide, learns)
             if learns:
                 torch.mm(scores, weight, out=out)
-                grad_weight.addmm_(scores.t(), part)
-                if bias is not None:
-                    grad_bias += scores.sum(0, dtype=wide)
+                grad_weight = weight_gradient(scores, part, grad_weight, sums)
+                if grad_bias is not None and sums is not None:
+                    grad_bias += sums
+            del scores                                    # before the next chunk's are made
         if learns:
-            ctx.gradients = grad_features, grad_weight, None if bias is None else grad_bias.to(bias.dtype)
+            ctx.gradients = grad_features, grad_weight, None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
+        total, correct = totals[0].clone(), totals[1].clone()
         ctx.mark_non_differentiable(correct)
         return total, correct
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        features, weight, bias = ctx.gradients
-        return features * grad_total, weight * grad_total, None if bias is None else bias * grad_total, None, None
+        gradients = ctx.gradients
+        if torch._C._autograd._get_current_graph_task_keep_graph():  # pyright: ignore[reportAttributeAccessIssue]
+            gradients = [None if one is None else one.clone() for one in gradients]
+        else:
+            ctx.gradients = None
+        return *(None if one is None else one.mul_(grad_total) for one in gradients), None, None
 
 
-def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> tuple[Tensor, Tensor]:
-    """The summed loss and the number right of scores (n, V), whose place their gradient takes when `learns`."""
-    total, correct = scores.new_zeros((), dtype=wide), scores.new_zeros((), dtype=wide)
+def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> Tensor:
+    """The summed loss and the number right, (2), of scores (n, V), whose place their gradient takes when `learns`."""
+    kernels = ready("softmax", scores)
+    if kernels is None:
+        return _to_gradient_in_torch(scores, answers, wide, learns)
+    totals, room = torch.zeros(2, dtype=torch.float64), torch.empty(2, len(answers))
+    rows, width = (ctypes.c_int64(size) for size in scores.shape)
+    answers = answers.long().contiguous()
+    known = kernels.cross_entropy(*pointers(scores, answers, totals, *room), rows, width, int(learns), torch.get_num_threads())
+    if known < 0:
+        raise IndexError(f"an answer is not one of the {scores.shape[1]} columns: {answers.min()} to {answers.max()}")
+    return totals
+
+
+def _to_gradient_in_torch(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> Tensor:
+    totals = scores.new_zeros(2, dtype=wide)
     width = scores.shape[1] * torch.finfo(wide).bits // 8
     tile = max(1, TILE_BYTES // width) if scores.device.type == "cpu" else len(scores) or 1
     for rows, asked in zip(scores.split(tile), answers.split(tile), strict=True):
@@ -79,9 +98,9 @@ def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: boo
         given = rows.gather(1, asked[:, None])
         chances = torch.softmax(rows, -1, dtype=wide)
         log_sum = best - chances.amax(-1).log()           # the best one's chance is never too small for a logarithm
-        total += (log_sum - given[:, 0]).sum()
+        totals[0] += (log_sum - given[:, 0]).sum()
         hits = (given[:, 0] == best).nonzero()[:, 0]      # a score in bf16 may be as good as another: argmax decides
-        correct += (rows[hits].argmax(-1) == asked[hits]).sum()
+        totals[1] += (rows[hits].argmax(-1) == asked[hits]).sum()
         if learns:
             rows.copy_(chances.scatter_add_(1, asked[:, None], chances.new_full((1, 1), -1.0).expand(len(asked), 1)))
-    return total, correct
+    return totals

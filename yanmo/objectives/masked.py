@@ -42,6 +42,10 @@ class MaskedBatch:
     pair_labels: Tensor
     counts: dict[str, int]
 
+    @property
+    def tokens(self) -> int:
+        return self.packed.real
+
 
 class Masked(Objective):
     """Every unit is picked with the same chance `rate`; a row's number of picked units is as near to it as whole numbers go.
@@ -91,7 +95,7 @@ class Masked(Objective):
             counts=counts,
         )
 
-    def forward(self, batch: MaskedBatch, turn: str = "model") -> dict[str, Loss]:
+    def losses(self, batch: MaskedBatch, turn: str) -> dict[str, Loss]:
         hidden_RTD = self.network(batch.packed)
         total, correct = cross_entropy(self.network.head, hidden_at(hidden_RTD, batch.picked), batch.answers)
         losses = {"masked": Loss(total, len(batch.answers)), "accuracy": Loss(correct, len(batch.answers), weight=0)}

@@ -8,6 +8,7 @@ Letters: N places that have a target, D width, V vocabulary.
 
 from __future__ import annotations
 
+import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,29 +33,58 @@ class Loss:
 
 
 class Objective(nn.Module, ABC):
-    """What is learned. `turns` names the players of a game, for objectives that train more than one network in turn."""
-
-    turns: tuple[str, ...] = ("model",)
+    """What is learned. Most objectives have one player, "model"; those of a game take turns, each with its own losses."""
 
     def __init__(self, network: Network):
         super().__init__()
         self.network = network
 
+    @property
+    def turns(self) -> Sequence[str]:
+        """Who moves in the step that has begun, in this order. A player may move several times, or not at all."""
+        return ("model",)
+
+    def players(self) -> dict[str, nn.Module]:
+        """The parts that are moved in turn, by name; together they have every parameter, and none has another's."""
+        return {"model": self}
+
+    def begin(self, step: int, steps: int) -> None:
+        """Told before every step: what changes on the way (a weight that rises, the turns) is a function of these two."""
+
     def room(self, length: int) -> int:
-        """The most tokens of text that a piece may have, to fit into a row of `length` places."""
-        return length - self.places(0)
+        """The most tokens of text that a piece may have, to fit into a row of `length` places; below 0 where none fits."""
+        return bisect.bisect_right(range(2 * length), length, key=self.places) - 1
 
     @abstractmethod
     def places(self, tokens: int) -> int:
-        """How many places of a row a piece of so many tokens takes, special tokens included."""
+        """How many places of a row a piece of so many tokens takes, special tokens included: never fewer for more tokens,
+        and more than half as many as tokens. What varies is bounded; where one text becomes two, it is the longer."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row], length: int) -> Any:
         """A batch (see yanmo.batch.Batch) of `len(rows)` rows with `length` places each."""
 
+    def companions(self) -> dict[str, Network]:
+        """Networks that were trained along and are kept in folders of these names inside the model's."""
+        return {}
+
     @abstractmethod
+    def losses(self, batch: Any, turn: str) -> dict[str, Loss]:
+        """A turn's losses of one batch, by name: names and counts are among those of `batch.counts`."""
+
     def forward(self, batch: Any, turn: str = "model") -> dict[str, Loss]:
-        """The losses of one batch, by name. The names and counts are those of `batch.counts`."""
+        """The losses, and those that the network adds by itself; names and counts are among those of `counts`."""
+        found, tokens = self.losses(batch, turn), batch.tokens
+        own = self.network.regularise() if self.network.regularisers else {}
+        return found | {name: Loss(mean * tokens, tokens, self.network.regularisers[name]) for name, mean in own.items()}
+
+    def counts(self, batch: Any) -> dict[str, int]:
+        """How many targets each loss has in a batch."""
+        return batch.counts | dict.fromkeys(self.network.regularisers, batch.tokens)
+
+    def measure(self, batch: Any) -> dict[str, Loss]:
+        """The losses of a held-out batch; the sum of those that have a weight decides which weights are kept."""
+        return self(batch, self.turns[-1])
 
 
 __all__ = ["Batch", "Loss", "Objective"]

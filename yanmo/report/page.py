@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 
 from yanmo import __version__
 from yanmo.files import write_atomically
+from yanmo.recipe import KIND_OF, USES, Use
 from yanmo.report.charts import Bar, bar_chart
 from yanmo.report.findings import Findings, dig, mapping, read_findings
 from yanmo.report.layout import section, table
@@ -27,7 +28,6 @@ FAMILIES = {
     "llama": "Llama",
     "qwen3": "Qwen3",
 }
-DECODERS = ("gpt2", "llama", "qwen3")
 
 
 def write_report(run_folder: Path) -> Path:
@@ -132,24 +132,31 @@ def _time(findings: Findings, words: Words) -> Element | None:
     return section("time", words("time"), lead, bar_chart(words("time.stages"), bars) if bars else None)
 
 
+def _loading(use: Use, path: str) -> str:
+    """Python that loads the model: transformers' where it knows the network."""
+    if use.auto is None:
+        return f"import yanmo\nmodel, tokenizer = yanmo.load({path!r})"
+    return (
+        f"from transformers import AutoTokenizer, {use.auto}\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({path!r})\n"
+        f"model = {use.auto}.from_pretrained({path!r})"
+    )
+
+
 def _next(findings: Findings, words: Words) -> Element | None:
     """The commands that go on from here, with this run's own paths."""
     folder = shlex.quote(str(findings.folder))
     recipe, model = f"{folder}/recipe.yaml", f"{folder}/pretrain/model"
     commands: dict[str, str] = {}
     if findings.model:
-        if str(findings.model.get("model_type")) in DECODERS:
-            kind = "AutoModelForCausalLM"
+        use = USES[KIND_OF[str(findings.model.get("model_type")).removeprefix("yanmo-")]]
+        if use.verb == "generate":
             commands["next.generate"] = f"yanmo generate {model} --prompt {shlex.quote(words('next.prompt'))}"
-        else:
-            kind = "AutoModelForMaskedLM"
+        elif use.verb == "fill":
             commands["next.fill"] = f"yanmo fill {model} {shlex.quote(words('next.gap'))}"
-        path = str(findings.folder / "pretrain" / "model")
-        commands["next.load"] = (
-            f"from transformers import AutoTokenizer, {kind}\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({path!r})\n"
-            f"model = {kind}.from_pretrained({path!r})"
-        )
+        else:
+            commands["next.score"] = f"yanmo score {model} {shlex.quote(words('next.prompt'))}"
+        commands["next.load"] = _loading(use, str(findings.folder / "pretrain" / "model"))
     if findings.recipe:
         name = str(findings.recipe.get("name") or "run")
         if findings.model:

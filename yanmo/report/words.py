@@ -152,6 +152,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "next.prompt": ("Once upon a time", "今天"),
     "next.fill": ("Fill gaps of your own", "填自己的空"),
     "next.generate": ("Let it write", "让它续写"),
+    "next.score": ("Score sentences", "给句子打分"),
     "next.load": ("Load it with transformers, without any code of Yanmo", "用 transformers 加载，不需要研墨的代码"),
     "next.longer": ("Train longer, as a run of its own", "训练更久（另起一次运行）"),
     "next.text": ("The same with your own text", "换成自己的文本"),

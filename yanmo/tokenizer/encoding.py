@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yanmo.tokenizer.borders import Segmenter, Segments, sentence_starts, word_starts
+from yanmo.tokenizer.merges import Units, merges_of
 from yanmo.tokenizer.pieces import WordPieces, byte_lengths, cuts_safely, pieces_apart
 from yanmo.tokenizer.tokens import Tokens
 
@@ -95,6 +96,8 @@ class Encoder:
         self.pieces = WordPieces(tokens.tokenizer, tree, self.segmenter) if pieces_apart(tree) else None
         self.byte_lengths = byte_lengths(tree, tokens.size)
         self.cuts_safely = cuts_safely(tree)
+        merges = merges_of(tree, tokens.size) if self.byte_lengths is not None else None
+        self.units = Units(tokens.tokenizer, tree, merges, self.segmenter) if merges is not None else None
 
     def batches(self, texts: Sequence[str]) -> Iterable[EncodedBatch]:
         """The texts in their order, some of them at a time."""
@@ -122,10 +125,13 @@ class Encoder:
         flags = self.segmenter.flags[segments.kinds]
         sentences = sentence_starts(flags, segments)
         words = word_starts(flags, segments) | sentences
-        if self.pieces is not None and not any(token in text for text in texts for token in self.added):
+        plain = not any(token in text for text in texts for token in self.added)
+        if self.pieces is not None and plain:
             return _looked_up(self.pieces, segments, sentences, words)
-        encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = Ragged(*_joined([encoding.ids for encoding in encoded], np.int32))
+        if self.units is not None and plain:
+            ids = Ragged(*self.units.ids(segments))
+        else:
+            ids = Ragged(*_joined(self.tokens.encode(texts), np.int32))
         if self.byte_lengths is not None:
             batch = self._by_bytes(texts, segments, ids, sentences, words)
             if batch is not None:

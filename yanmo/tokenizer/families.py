@@ -45,6 +45,10 @@ BERT_PAIR = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
 
 FAMILIES = {
     "bert": Special(tuple(BERT_ROLES.values()), BERT_ROLES, "[CLS]:0 $A:0 [SEP]:0", BERT_PAIR, types=True),
+    **dict.fromkeys(
+        ("electra", "electra-generator"),
+        Special(tuple(BERT_ROLES.values()), BERT_ROLES, "[CLS]:0 $A:0 [SEP]:0", BERT_PAIR, types=True),
+    ),
     "modernbert": Special(tuple(BERT_ROLES.values()), BERT_ROLES, "[CLS]:0 $A:0 [SEP]:0", BERT_PAIR),
     "roberta": Special(
         ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),

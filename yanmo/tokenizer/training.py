@@ -29,6 +29,8 @@ from yanmo.tokenizer.tokens import REPORT_FILE, Tokens, load_tokenizer, save_tok
 
 DEFAULT_KINDS = {
     "bert": "wordpiece",
+    "electra": "wordpiece",
+    "electra-generator": "wordpiece",
     "roberta": "byte-bpe",
     "modernbert": "byte-bpe",
     "gpt2": "byte-bpe",

@@ -1,0 +1,125 @@
+"""Reading a recipe: defaults, then a YAML file, then the command line; and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from yanmo.errors import UserError
+from yanmo.recipe.objectives import KINDS
+from yanmo.recipe.section import Section
+from yanmo.recipe.training import BUDGETS
+from yanmo.recipe.tree import Recipe
+
+
+def read_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Defaults, then the file, then `key.sub=value` overrides (values are YAML).
+
+    Raises UserError for a file that is missing or is not YAML, and for an unknown or impossible key or value.
+    """
+    tree: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree, "command line" if path is None else str(path))
+
+
+def parse_recipe(tree: Mapping[str, Any], origin: str) -> Recipe:
+    """A Recipe from a plain tree; `origin` names it in errors."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{origin}: " + "\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def write_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every default written out, as YAML that reads back to the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; `recipes/own-text.yaml` is the one to copy") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a tree of keys, this is a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in the tree. A budget on the command line replaces the file's."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        raise UserError(f"{override!r} is not an override; write key.sub=value, for example training.minutes=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{override!r}: the value is not YAML") from None
+    *parents, last = dotted.strip().split(".")
+    branch = tree
+    for parent in parents:
+        child = branch.get(parent)
+        if child is None:
+            child = branch[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{override!r}: {parent} is not a section of the recipe")
+        branch = child
+    if parents == ["training"] and last in BUDGETS and value is not None:
+        for other in BUDGETS:
+            branch.pop(other, None)
+    branch[last] = value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One validation problem as a sentence with the field's full name and, for an unknown key, the nearest one."""
+    location = [part for part in problem["loc"] if part not in KINDS]
+    field = ".".join(str(part) for part in location) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such key{_nearest(str(location[-1]), _known_keys(problem['loc'][:-1]))}"
+    given = problem.get("input")
+    if problem["type"] == "union_tag_invalid":
+        kind, kinds = problem["ctx"]["tag"], list(KINDS)
+        return f"{field}.kind: {kind!r} is not known{_nearest(kind, kinds)}; allowed: {', '.join(kinds)}"
+    if problem["type"] == "literal_error":
+        allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return f"{field}: {given!r} is not known{_nearest(str(given), allowed)}; allowed: {', '.join(allowed)}"
+    shown = "" if isinstance(given, Mapping | Section) else f" (given: {given!r})"
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(known)}"
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    """The keys of the section at `location`, walking the types and not the values."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        if part in KINDS:
+            section = KINDS[part]
+        elif isinstance(part, str):
+            section = _section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The Section inside an annotation such as Clean, Source or tuple[Source, ...]; None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := _section_of(inner):
+            return found
+    return None

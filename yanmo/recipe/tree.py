@@ -1,0 +1,77 @@
+"""The whole recipe, and what of it must fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from yanmo.recipe.model import KIND_OF, Model, families_of
+from yanmo.recipe.objectives import DEFAULT_KIND, KINDS, MaskedObjective, Objective
+from yanmo.recipe.section import Section
+from yanmo.recipe.text import Corpus, Tokenizer
+from yanmo.recipe.training import Evaluation, Training
+
+
+class Recipe(Section):
+    """Everything a run does."""
+
+    name: str = Field(default="run", pattern=r"^[\w][\w.\-]*$")
+    """The run's folder below `runs`."""
+    language: Literal["en", "zh"] = "en"
+    """The language of the report."""
+    seed: int = Field(default=0, ge=0)
+    runs: str = "runs"
+    """The folder that holds run folders."""
+    corpus: Corpus = Corpus()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    objective: Objective = MaskedObjective()
+    """What is learned. By default masked for encoders, causal for decoders."""
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_objective(cls, tree: Any) -> Any:
+        """Fill in the objective's kind from the family, so that a recipe names it only to change it."""
+        if isinstance(tree, Mapping):
+            model, objective = tree.get("model"), tree.get("objective")
+            family = model.get("family") if isinstance(model, Mapping) else getattr(model, "family", None)
+            if objective is None or (isinstance(objective, Mapping) and "kind" not in objective):
+                tree = {**tree, "objective": {"kind": _kind_for(family), **(objective or {})}}
+        return tree
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Recipe:
+        family, objective, kind = self.model.family, self.objective, KIND_OF[self.model.family]
+        if self.model.start is None and kind not in objective.fits:
+            fitting = ", ".join(families_of(*objective.fits))
+            known = ", ".join(name for name, section in KINDS.items() if kind in section.fits)
+            raise ValueError(
+                f"objective {objective.kind} does not fit family {family}, {article(kind)}: it is for {fitting}; "
+                f"{family} can learn {known}"
+            )
+        unread = "prompts" if kind == "encoder" else "fill"
+        if self.model.start is None and getattr(self.evaluation, unread):
+            read = "prompts" if unread == "fill" else "fill"
+            raise ValueError(f"evaluation.{unread} does not fit family {family}: it reads evaluation.{read}")
+        pairs = getattr(objective, "sentences", "none")
+        if pairs != "none" and self.model.start is None and family != "bert":
+            raise ValueError(f"objective.sentences {pairs} needs family bert: {family} has no head for pairs")
+        if self.model.positions is not None and self.model.positions < self.training.length:
+            raise ValueError(
+                f"training.length {self.training.length} is longer than model.positions {self.model.positions}; "
+                "shorten the rows or raise the positions"
+            )
+        return self
+
+
+def article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _kind_for(family: object) -> str:
+    """The objective of a family; of the default family where it is not known, which is reported elsewhere."""
+    return DEFAULT_KIND[KIND_OF.get(str(family), KIND_OF[Model().family])]
