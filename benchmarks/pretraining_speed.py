@@ -5,7 +5,9 @@
 Every side is a process of its own, and the sides take turns round after round, so that a slow minute of a shared machine hits
 all of them. A side's figure is the median of its steps; what is reported is the median over the rounds and, for ratios, the
 median and the range of the rounds' own ratios. The work is the same: rows that are full, one document a row, AdamW, gradients
-clipped to 1, 15% of the tokens masked (bert) or every next token (gpt2). Ours runs through the trainer itself.
+clipped to 1, 15% of the tokens masked (bert), every next token (gpt2), one token in six in a random order (xlnet), or a
+discriminator that judges every token beside a generator a quarter as wide that fills 15% in, on shared embeddings (electra).
+Ours runs through the trainer itself.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 VOCABULARY = 21_128
 WARM_UP = 2
 SIDES = ("ours", "ours muon", "transformers fp32", "transformers bf16", "transformers bf16 compile")
+
+
+class WithLoss(NamedTuple):
+    loss: Any
 
 
 def main() -> None:
@@ -85,7 +91,7 @@ def _ours(options: argparse.Namespace) -> dict[str, float]:
     text = {
         "model": {"family": family, "layers": options.layers, "width": options.width},
         "training": {"steps": WARM_UP + options.steps, "rows": options.rows, "length": options.length, "validate_every": 10**6},
-        "objective": {"unit": "token"} if family == "bert" else {},
+        "objective": {"unit": "token"} if family in ("bert", "electra") else {},
     }
     text["training"]["optimizer"] = "muon" if options.side == "ours muon" else "adamw"
     if options.micro_rows:
@@ -102,12 +108,13 @@ def _ours(options: argparse.Namespace) -> dict[str, float]:
         Trainer(objective, order, None, settings.training, Path(folder), say=lambda sentence: None).fit()
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     speed = median(line["tokens_per_second"] for line in lines[WARM_UP:])
-    targets = settings.objective.rate if settings.objective.kind == "masked" else 1.0
+    targets = settings.objective.rate if settings.objective.kind in ("masked", "replaced", "permuted") else 1.0
+    work = sum(work_per_token(one, options.length, targets) for one in (network, *objective.companions().values()))
     inner = inner_width(network)
     tokens_at_once = (options.micro_rows or 8) * options.length
     rate = matrix_rate(torch.device("cpu"), torch.bfloat16, tokens_at_once, options.width, inner)
     assert np.isfinite(speed)
-    return {"tokens_per_second": speed, "share_of_matrix_rate": speed * work_per_token(network, options.length, targets) / rate}
+    return {"tokens_per_second": speed, "share_of_matrix_rate": speed * work / rate}
 
 
 class _RandomTokens:
@@ -115,7 +122,7 @@ class _RandomTokens:
 
     def __init__(self, family: str):
         self.size, self.pad, self.unknown, self.special = VOCABULARY, 0, 1, frozenset(range(5))
-        bert = family == "bert"
+        bert = family in ("bert", "electra")
         self.prefix, self.suffix = ((2,), (3,)) if bert else ((), (3,))
         self.separator, self.mask = 3, 4 if bert else None
 
@@ -151,6 +158,14 @@ def _transformers(options: argparse.Namespace) -> dict[str, float]:
             intermediate_size=4 * options.width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )
         model = transformers.BertForMaskedLM(config)
+    elif options.family[0] == "electra":
+        model = _their_electra(options, heads)
+    elif options.family[0] == "xlnet":
+        config = transformers.XLNetConfig(
+            vocab_size=VOCABULARY, d_model=options.width, n_layer=options.layers, n_head=heads, d_inner=4 * options.width,
+            dropout=0.0,
+        )
+        model = transformers.XLNetLMHeadModel(config)
     else:
         config = transformers.GPT2Config(
             vocab_size=VOCABULARY, n_embd=options.width, n_layer=options.layers, n_head=heads, n_positions=options.length,
@@ -163,14 +178,22 @@ def _transformers(options: argparse.Namespace) -> dict[str, float]:
     seconds = []
     for _ in range(WARM_UP + options.steps):
         tokens = torch.randint(5, VOCABULARY, (options.rows, options.length))
-        labels = tokens.clone()
+        labels, more = tokens.clone(), {}
+        if options.family[0] == "electra":
+            places = torch.rand(tokens.shape).topk(round(0.15 * options.length)).indices
+            more = {"places": places, "answers": tokens.gather(1, places)}
+            labels = torch.full_like(tokens, -100).scatter(1, places, more["answers"])
+            tokens = tokens.scatter(1, places, 4)
+        if options.family[0] == "xlnet":
+            labels, more = _permuted(tokens)
         if options.family[0] == "bert":
             picked = torch.rand(tokens.shape) < 0.15
             labels[~picked] = -100
             tokens = tokens.masked_fill(picked, 4)
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in options.side):
-            loss = step(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
+            mask = {} if options.family[0] == "xlnet" else {"attention_mask": torch.ones_like(tokens)}
+            loss = step(input_ids=tokens, labels=labels, **mask, **more).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -180,9 +203,57 @@ def _transformers(options: argparse.Namespace) -> dict[str, float]:
     return {"tokens_per_second": options.rows * options.length / median(seconds[WARM_UP:])}
 
 
+def _permuted(tokens: Any) -> tuple[Any, dict[str, Any]]:
+    """One token in six of every row, and what transformers' XLNet needs to predict them in a random order."""
+    import torch
+
+    rows, length = tokens.shape
+    places = torch.rand(tokens.shape).topk(round(length / 6)).indices
+    ranks = torch.full(tokens.shape, -1).scatter(1, places, torch.arange(places.shape[1]).expand(rows, -1))
+    known, asking = ranks[:, None, :], ranks[:, :, None]
+    hidden = 1.0 - ((known < asking) | (known == -1)).float()
+    return tokens.gather(1, places), {
+        "perm_mask": hidden, "target_mapping": torch.nn.functional.one_hot(places, length).float(),
+    }
+
+
+def _their_electra(options: argparse.Namespace, heads: int) -> Any:
+    """Replaced-token detection with transformers' two classes, as one module with a loss."""
+    import torch
+    import transformers
+
+    def config(share: int) -> Any:
+        return transformers.ElectraConfig(
+            vocab_size=VOCABULARY, embedding_size=options.width, hidden_size=options.width // share,
+            num_hidden_layers=options.layers, num_attention_heads=heads // share,
+            intermediate_size=4 * options.width // share, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
+
+    class Electra(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = transformers.ElectraForMaskedLM(config(4))
+            self.discriminator = transformers.ElectraForPreTraining(config(1))
+            for table in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+                setattr(self.generator.electra.embeddings, table, getattr(self.discriminator.electra.embeddings, table))
+            self.generator.tie_weights()
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any, places: Any, answers: Any) -> Any:
+            made = self.generator(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+            with torch.no_grad():
+                scores = made.logits.gather(1, places[:, :, None].expand(-1, -1, VOCABULARY)).float()
+                drawn = (scores - torch.empty_like(scores).exponential_().log()).argmax(-1)
+            spoilt = input_ids.scatter(1, places, drawn)
+            is_new = torch.zeros_like(input_ids).scatter(1, places, (drawn != answers).long())
+            judged = self.discriminator(input_ids=spoilt, labels=is_new)  # a mask would make it sort out what is padding
+            return WithLoss(made.loss + 50 * judged.loss)
+
+    return Electra()
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", nargs="+", default=["bert", "gpt2"], choices=["bert", "gpt2"])
+    parser.add_argument("--family", nargs="+", default=["bert", "gpt2"], choices=["bert", "gpt2", "electra", "xlnet"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="measured steps of a side in a round")
     parser.add_argument("--layers", type=int, default=4)

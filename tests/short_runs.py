@@ -6,7 +6,8 @@ from pathlib import Path
 from yanmo.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parent.parent
-SHORT = ["training.steps=2", "training.rows=2", "training.length=64", "model.layers=2", "model.width=64"]
+SHORT = ["training.steps=2", "training.rows=2", "training.length=64"]
+SIZES = ["model.layers=2", "model.width=64"]
 SHORT += ["evaluation.pseudo_likelihood=2", "corpus.workers=1", "corpus.validation=0.1", "training.validation_rows=8"]
 
 
@@ -24,4 +25,5 @@ def some_text(folder: Path, language: str) -> Path:
 def short_recipe(path: Path, folder: Path, *more: str) -> Recipe:
     text = some_text(folder, "zh" if "zh" in path.stem or path.stem == "quickstart" else "en")
     source = f"corpus.sources=[{{path: {json.dumps(str(text))}, document: line}}]"
-    return read_recipe(path, [*SHORT, f"runs={folder}", "tokenizer.vocabulary=1200", source, *more])
+    sizes = [] if read_recipe(path).model.family == "ngram" else SIZES
+    return read_recipe(path, [*SHORT, *sizes, f"runs={folder}", "tokenizer.vocabulary=1200", source, *more])

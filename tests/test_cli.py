@@ -12,7 +12,7 @@ from yanmo import cli
 from yanmo.recipe import Recipe
 
 VERBS = ["run", "corpus", "tokenizer", "shards", "pretrain", "evaluate"]
-VERBS += ["fill", "generate", "score", "verify", "samples", "schema", "env"]
+VERBS += ["compare", "fill", "generate", "score", "sample", "interpolate", "verify", "samples", "schema", "env"]
 
 
 def yanmo(*words: str, lines: str = "") -> subprocess.CompletedProcess[str]:

@@ -21,11 +21,12 @@ LEVELS = (  # the lowest first; a room imports only from rooms below it, or from
     {"optim", "checkpoint", "parallel", "card"},
     {"speed"},
     {"objectives"},
-    {"feed", "guard", "metrics", "loading", "scoring", "blocks", "players"},
-    {"train", "evaluation", "filling", "generation"},
-    {"report", "verify"},
+    {"feed", "guard", "metrics", "loading", "scoring", "blocks", "players", "measured"},
+    {"train", "evaluation", "filling", "generation", "vectors"},
+    {"report", "verify", "latents"},
     {"pretrain", "summary"},
     {"run"},
+    {"compare"},
     {"cli"},
 )
 FORBIDDEN = {"utils", "util", "common", "core", "base", "helpers", "helper", "misc"}

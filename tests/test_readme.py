@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from short_runs import ROOT, SHORT
+from short_runs import ROOT, SHORT, SIZES
 from test_cli import VERBS
 from test_house import LEVELS
 
@@ -49,7 +49,7 @@ def test_the_python_runs(finished: tuple[Path, Recipe], capsys: pytest.CaptureFi
     pytest.importorskip("transformers")
     folder, recipe = finished
     sources = json.dumps([source.model_dump() for source in recipe.corpus.sources])
-    settings = [f"runs={folder.parent}", f"corpus.sources={sources}", "tokenizer.vocabulary=1200", *SHORT]
+    settings = [f"runs={folder.parent}", f"corpus.sources={sources}", "tokenizer.vocabulary=1200", *SHORT, *SIZES]
     for block in blocks(PAGES[0], "python"):
         block = block.replace("runs/quickstart", str(folder)).replace('["training.minutes=10"]', repr(settings))
         exec(compile(block.replace('"recipes/', f'"{ROOT}/recipes/'), "README.md", "exec"), {})

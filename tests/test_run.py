@@ -16,14 +16,16 @@ from short_runs import ROOT, short_recipe
 from yanmo.corpus.opening import fingerprints
 from yanmo.errors import UserError
 from yanmo.files import lock_folder
-from yanmo.recipe import Recipe, read_recipe, write_yaml
+from yanmo.recipe import KIND_OF, USES, Recipe, read_recipe, write_yaml
 from yanmo.run import STAGES, Run, carry_out
 from yanmo.summary import summary
 
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("compare"))
+OWN = [path for path in RECIPES if path.stem in ("lstm-en", "ngram-zh", "moe-zh")]
+VAE = ROOT / "recipes" / "vae-en.yaml"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path not in [*OWN, VAE]], ids=lambda path: path.stem)
 def test_every_recipe_runs_and_transformers_loads_what_it_made(path: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     recipe = short_recipe(path, tmp_path)
@@ -32,7 +34,7 @@ def test_every_recipe_runs_and_transformers_loads_what_it_made(path: Path, tmp_p
     assert max(line["step"] for line in lines) == 2
     assert "<svg" in (run.folder / "report.html").read_text(encoding="utf-8")
     model = run.folder / "pretrain" / "model"
-    kind = transformers.AutoModelForCausalLM if recipe.objective.kind == "causal" else transformers.AutoModelForMaskedLM
+    kind = getattr(transformers, USES[KIND_OF[recipe.model.family]].auto)
     theirs, tokenizer = kind.from_pretrained(model).eval(), transformers.AutoTokenizer.from_pretrained(model)
     ids = tokenizer("这家酒店 The statement is fine.", return_tensors="pt")["input_ids"]
 
@@ -42,10 +44,62 @@ def test_every_recipe_runs_and_transformers_loads_what_it_made(path: Path, tmp_p
     ours, tokens = yanmo.load(model)
     places = torch.arange(ids.shape[1])[None]
     with torch.no_grad():
-        mine = ours.logits(ours(Packed(ids, torch.ones_like(ids), places, whole=True)))
-        torch.testing.assert_close(mine, theirs(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+        row, names = Packed(ids, torch.ones_like(ids), places, whole=True), ("input_ids", "decoder_input_ids")
+        texts = names[: 2 if KIND_OF[recipe.model.family] == "encoder-decoder" else 1]
+        mine = ours.logits(ours(*(row for _ in texts)))
+        torch.testing.assert_close(mine, theirs(**dict.fromkeys(texts, ids)).logits, atol=1e-5, rtol=1e-5)
     read = [*tokens.prefix, *tokens.encode(["这家酒店 The statement is fine."])[0]]
-    assert read == ids[0, : ids.shape[1] - (ids[0, -1] in tokens.suffix)].tolist()
+    whole, after = ids[0].tolist(), len(tokens.suffix)
+    assert read == (whole[:-after] if after and whole[-after:] == list(tokens.suffix) else whole)
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_what_transformers_does_not_know_is_used_as_others_are(path: Path, tmp_path: Path) -> None:
+    import yanmo
+    from yanmo import models
+
+    recipe = short_recipe(path, tmp_path)
+    run = carry_out(recipe)
+    metrics = (run.folder / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metrics[-1])["step"] == (1 if recipe.model.family == "ngram" else 2)
+    assert json.loads((run.folder / "pretrain" / "speed.json").read_text())["tokens_per_second"] > 0
+    assert "bits per byte" in dict(summary(recipe, run.folder, "report"))
+    found = json.loads((run.folder / "evaluation" / "report.json").read_text())
+    network, tokens = yanmo.load(run.folder / "pretrain" / "model")
+    assert f"A {recipe.model.family} of" in (run.folder / "pretrain" / "model" / "README.md").read_text(encoding="utf-8")
+    if recipe.model.family == "ngram":                    # the others have made two steps
+        assert found["perplexity"] < network.config.tokens / 4, "a blind guess"
+    assert len(found["generations"]) == len(recipe.evaluation.prompts)
+    models.save(network, tmp_path / "again")
+    again = models.load(tmp_path / "again").eval()
+    texts = ["这家酒店很好。", "The statement is fine."]
+    assert yanmo.score(again, tokens, texts) == yanmo.score(network, tokens, texts)
+    written = [yanmo.generate(one, tokens, texts, max_new_tokens=8, seed=1) for one in (network, again)]
+    assert written[0] == written[1]
+
+
+def test_the_vae_runs_and_its_folder_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yanmo
+    from yanmo import cli, models
+
+    run = carry_out(short_recipe(VAE, tmp_path, "model.heads=2"))
+    found = json.loads((run.folder / "evaluation" / "report.json").read_text())
+    assert found["figures"].keys() == {"active_units", "mutual_information", "perplexity"}
+    assert found["losses"].keys() >= {"kl", "kl_per_text", "reconstruction", "bound"}
+    assert len(found["samples"]) == 8
+    lines = [json.loads(line) for line in (run.folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    validations = [line["validation"] for line in lines if "validation" in line]
+    assert all(one.keys() >= {"active_units", "mutual_information", "kl", "bound"} for one in validations)
+    folder = run.folder / "pretrain" / "model"
+    network, tokens = yanmo.load(folder)
+    models.save(network, tmp_path / "again")
+    again = models.load(tmp_path / "again").eval()
+    assert yanmo.sample(again, tokens, 2, seed=1) == yanmo.sample(network, tokens, 2, seed=1)
+    capsys.readouterr()
+    cli.app(["sample", str(folder), "-n", "2", "--tokens", "5"], standalone_mode=False)
+    cli.app(["interpolate", str(folder), "a string", "an error is raised", "--steps", "3"], standalone_mode=False)
+    cli.app(["score", str(folder), "an error is raised"], standalone_mode=False)
+    assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
 def test_what_is_done_is_not_done_again(finished: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]) -> None:

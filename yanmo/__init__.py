@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from yanmo.evaluation import evaluate as evaluate
     from yanmo.filling import fill as fill
     from yanmo.generation import generate as generate
+    from yanmo.latents import interpolate as interpolate
+    from yanmo.latents import reconstruct as reconstruct
+    from yanmo.latents import sample as sample
     from yanmo.loading import load as load
     from yanmo.recipe import Recipe as Recipe
     from yanmo.recipe import read_recipe as read_recipe
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from yanmo.shards import write_shards as write_shards
     from yanmo.tokenizer import train_tokenizer as train_tokenizer
     from yanmo.train import Trainer as Trainer
+    from yanmo.vectors import embed as embed
 
 HOMES = {
     "Recipe": "yanmo.recipe",
@@ -32,17 +36,21 @@ HOMES = {
     "UserError": "yanmo.errors",
     "build_corpus": "yanmo.corpus",
     "carry_out": "yanmo.run",
+    "embed": "yanmo.vectors",
     "evaluate": "yanmo.evaluation",
     "fill": "yanmo.filling",
     "generate": "yanmo.generation",
+    "interpolate": "yanmo.latents",
     "load": "yanmo.loading",
     "read_recipe": "yanmo.recipe",
+    "reconstruct": "yanmo.latents",
+    "sample": "yanmo.latents",
     "score": "yanmo.scoring",
     "train_tokenizer": "yanmo.tokenizer",
     "write_shards": "yanmo.shards",
 }
-__all__ = ["Recipe", "Trainer", "UserError", "build_corpus", "carry_out", "evaluate", "fill", "generate", "load"]
-__all__ += ["read_recipe", "score", "train_tokenizer", "write_shards"]
+__all__ = ["Recipe", "Trainer", "UserError", "build_corpus", "carry_out", "embed", "evaluate", "fill", "generate", "load"]
+__all__ += ["interpolate", "read_recipe", "reconstruct", "sample", "score", "train_tokenizer", "write_shards"]
 
 
 def __getattr__(name: str) -> Any:

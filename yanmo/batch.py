@@ -323,6 +323,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """The same batch with every tensor on `device`."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        return tuple(to_device(part, device) for part in batch)
     if is_dataclass(batch) and not isinstance(batch, type):
         return replace(batch, **{field.name: to_device(getattr(batch, field.name), device) for field in fields(batch)})
     return batch

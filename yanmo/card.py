@@ -18,11 +18,15 @@ LOADING_OURS = """import yanmo
 model, tokenizer = yanmo.load(".")"""
 
 
-def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[str, float | str]) -> str:
-    """README.md of a model folder: YAML front matter, how to load it, what it was trained on and how it measured."""
+def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[str, float | str], own: bool = False) -> str:
+    """README.md of a model folder: YAML front matter, how to load it, what it was trained on and how it measured.
+
+    own: transformers knows the family, but not this network of it.
+    """
     kind = recipe.objective.kind
     use = USES[KIND_OF[family]]
-    library = "transformers" if use.auto else "yanmo"
+    auto = None if own else use.auto
+    library = "transformers" if auto else "yanmo"
     front = {"library_name": library, "pipeline_tag": use.pipeline, "tags": ["yanmo", family]}
     sources = "\n".join(f"- `{source.path}`" for source in recipe.corpus.sources)
     shown = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in figures.items()}
@@ -36,7 +40,7 @@ def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[st
 A {family} of {parameters / 1e6:.1f} million parameters, pretrained with Yanmo {__version__} ({kind} language model).
 
 ```python
-{LOADING_THEIRS.format(auto=use.auto) if use.auto else LOADING_OURS}
+{LOADING_THEIRS.format(auto=auto) if auto else LOADING_OURS}
 ```
 
 Trained on:

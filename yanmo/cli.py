@@ -70,6 +70,19 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
     _carry_out(recipe, overrides, "evaluation")
 
 
+@app.command(rich_help_panel=RUNNING)
+def compare(
+    comparison: Annotated[Path, typer.Argument(help="A comparison, such as recipes/compare-zh.yaml.")],
+    overrides: Overrides = None,
+) -> None:
+    """Run several recipes on the same text with the same budget, over several seeds, and put them into one table."""
+    from yanmo.compare import compare as carry_out
+
+    table, folder = carry_out(comparison, overrides or [])
+    print(table)
+    print(f"\n{folder / 'results.md'}")
+
+
 @app.command(rich_help_panel=USING)
 def fill(
     model: ModelFolder,
@@ -89,7 +102,7 @@ def fill(
 @app.command(rich_help_panel=USING)
 def generate(
     model: ModelFolder,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A beginning to go on from; may be given several times.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A beginning, or a text to rewrite; may be repeated.")],
     tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token every time.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from so many likeliest tokens; 0: from all.")] = 0,
@@ -97,17 +110,19 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1: what was said before is less likely.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
 ) -> None:
-    """Go on from a beginning (decoders); the text appears as it is made."""
+    """Go on from a beginning (decoders), or write what a text becomes (encoder-decoders); it appears as it is made."""
     import yanmo
+    from yanmo.models import Seq2Seq
 
     network, vocabulary = _load(model)
+    becomes = " → " if isinstance(network, Seq2Seq) else ""
 
     def show(index: int, text: str) -> None:
         if len(prompt) == 1:
             print(text, end="", flush=True)
 
     if len(prompt) == 1:
-        print(prompt[0], end="", flush=True)
+        print(prompt[0], end=becomes, flush=True)
     written = yanmo.generate(
         network,
         vocabulary,
@@ -123,7 +138,40 @@ def generate(
     if len(prompt) == 1:
         print()
     for one in written if len(prompt) > 1 else []:
-        print(f"— {one.prompt}{one.text}")
+        print(f"— {one.prompt}{becomes}{one.text}")
+
+
+@app.command(rich_help_panel=USING)
+def sample(
+    model: ModelFolder,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many texts.")] = 5,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token every time.")] = 0.8,
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens a text.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same texts.")] = 0,
+) -> None:
+    """Write texts from nothing (latent models)."""
+    import yanmo
+
+    network, vocabulary = _load(model)
+    for one in yanmo.sample(network, vocabulary, count, temperature=temperature, seed=seed, max_tokens=tokens):
+        print(one.text)
+
+
+@app.command(rich_help_panel=USING)
+def interpolate(
+    model: ModelFolder,
+    first: Annotated[str, typer.Argument(help="The text to begin with.")],
+    second: Annotated[str, typer.Argument(help="The text to arrive at.")],
+    steps: Annotated[int, typer.Option(min=2, help="How many texts, both ends included.")] = 7,
+    linear: Annotated[bool, typer.Option("--linear", help="On the straight line, not on the arc.")] = False,
+) -> None:
+    """Write the texts between two texts (latent models)."""
+    import yanmo
+
+    network, tokens = _load(model)
+    path = "linear" if linear else "spherical"
+    for one in yanmo.interpolate(network, tokens, first, second, steps, path=path):
+        print(one.text)
 
 
 @app.command(rich_help_panel=USING)

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from yanmo.batch import Order, to_device
 from yanmo.corpus import iterate_texts
 from yanmo.errors import UserError
 from yanmo.models import Network
-from yanmo.objectives import Causal, Masked, Objective, build_objective
+from yanmo.objectives import Causal, Counting, Masked, Mixture, Objective, build_objective
+from yanmo.objectives.distillation import default_section
 from yanmo.progress import Progress, silent
-from yanmo.recipe import Recipe
+from yanmo.recipe import DistillationObjective, Recipe
 from yanmo.scoring import PLACES, log_likelihood, pseudo_log_likelihood
 from yanmo.shards import Shards
 from yanmo.tokenizer import Tokens, encode_documents
@@ -44,7 +46,8 @@ class Evaluation:
     for decoders and by the pseudo-likelihood of sentences for encoders, which is not the length of a code and only compares
     with other pseudo-likelihoods. masked_accuracy and baseline_accuracy (always the token that is most frequent in training)
     are over the same targets. sentence_accuracy: of next-sentence or sentence-order prediction. pseudo_perplexity: e to the
-    negative pseudo-log-likelihood per token. counts: how much all this was measured on.
+    negative pseudo-log-likelihood per token. accuracies: by name, where an objective measures its own. counts: how much all
+    this was measured on.
     """
 
     losses: dict[str, float]
@@ -55,7 +58,10 @@ class Evaluation:
     baseline_accuracy: float | None = None
     sentence_accuracy: float | None = None
     pseudo_perplexity: float | None = None
+    accuracies: dict[str, float] | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, float] | None = None
+    """What an objective finds in all texts together (latents: active units, mutual information)."""
 
     def to_json(self) -> dict[str, Any]:
         """A tree of plain values, without what does not apply."""
@@ -71,6 +77,8 @@ class Figures:
     targets: dict[str, int]
     learned: frozenset[str]
     baseline_accuracy: float | None = None
+    summary: dict[str, float] = field(default_factory=dict)
+    """What an objective finds in all texts together."""
 
 
 def evaluate(
@@ -81,22 +89,30 @@ def evaluate(
     progress: Progress = silent,
     *,
     within_word: bool = False,
+    model: Path | str | None = None,
 ) -> Evaluation:
-    """Measure a network on the held-out documents of a run folder (its shards, and for encoders its corpus).
+    """Measure a network on the held-out documents of a run folder (its shards, and for encoders its corpus). What was distilled
+    is measured as what it was distilled into, without its teacher.
 
-    within_word: see pseudo_log_likelihood. Raises UserError where network and recipe or tokenizer and shards do not belong
-    together, and when nothing was held out.
+    within_word: see pseudo_log_likelihood. model: the network's own folder, by default the run's, where an objective of several
+    networks finds the others. Raises UserError where network and recipe or tokenizer and shards do not belong together, when one
+    of several networks is missing, and when nothing was held out.
     """
     folder = Path(folder)
     validation = Shards.open(folder / "shards", "validation", tokens.hash)
     if not validation.token_total:
         raise UserError(f"{folder / 'shards'}: nothing was held out; raise corpus.validation, or give more documents")
-    objective = build_objective(recipe, network, tokens)
+    objective = _objective_of(recipe, network, tokens, Path(model or folder / "pretrain" / "model"))
     if isinstance(objective, Causal):
-        return evaluate_causal(network, tokens, validation, recipe.training.length, progress)
+        window = None if isinstance(objective, Counting) else recipe.training.length  # counts know no rows
+        return evaluate_causal(network, tokens, validation, window, progress)
     order = Order(validation, recipe.training.length, objective, recipe.seed, shuffle=False)
     if not isinstance(objective, Masked):
-        return evaluate_objective(objective, order, validation, progress)
+        found = evaluate_objective(objective, order, validation, progress)
+        if isinstance(objective, Mixture) and any(isinstance(part.objective, Causal) for part in objective.parts):
+            likely = evaluate_causal(network, tokens, validation, recipe.training.length, progress)
+            return replace(found, bits_per_byte=likely.bits_per_byte, bits_per_byte_by=likely.bits_per_byte_by)
+        return found
     train = Shards.open(folder / "shards", "train", tokens.hash, check=False)
     guess = most_frequent(train, tokens)
     masked = evaluate_losses(objective, order, guess, progress)
@@ -113,6 +129,19 @@ def evaluate(
         counts={**_counts(validation), **_targets(masked), "sentences": len(sentences)},
         **pseudo,
     )
+
+
+def _objective_of(recipe: Recipe, network: Network, tokens: Tokens, model: Path) -> Objective:
+    if isinstance(recipe.objective, DistillationObjective):
+        recipe = recipe.model_copy(update={"objective": recipe.objective.objective or default_section(network)})
+    objective = build_objective(recipe, network, tokens, model)
+    for name in objective.companions():
+        if not (model / name / "config.json").is_file():
+            raise UserError(
+                f"{model}: it has no {name}/, with which objective {recipe.objective.kind} is measured; give the folder of a run "
+                "that trained both"
+            )
+    return objective.to(network.device)
 
 
 def evaluate_causal(
@@ -139,28 +168,36 @@ def evaluate_objective(objective: Objective, order: Order, documents: Shards, pr
     first = next((name for name in losses if name in found.learned), None)
     return Evaluation(
         losses=losses,
-        perplexity=math.nan if first is None else _exp(losses[first]),
+        perplexity=found.summary.get("perplexity", math.nan if first is None else _exp(losses[first])),
+        accuracies={name: mean for name, mean in found.means.items() if name.endswith("accuracy")} or None,
+        figures=found.summary or None,
         counts={**_counts(documents), **_targets(found)},
     )
 
 
 @torch.no_grad()
 def evaluate_losses(objective: Objective, order: Order, guess: int | None, progress: Progress = silent) -> Figures:
-    """The objective's losses and accuracies over one epoch of a fixed order, and how often `guess` would have been the answer."""
+    """The objective's losses and accuracies over one epoch of a fixed order, and how often `guess` would have been the answer.
+
+    What an objective draws by torch's random state is drawn from the order's seed: the same each time.
+    """
+    torch.manual_seed(order.seed)
     device, training = objective.network.device, objective.network.training
     totals: dict[str, float] = {}
     targets: dict[str, int] = {}
-    guessed, learned = 0, set[str]()
+    guessed, learned, observed = 0, set[str](), list[Tensor]()
     objective.eval()
     try:
         for numbers in _batches(order):
-            batch = objective.collate([order.row(number) for number in numbers], order.length)
+            batch = to_device(objective.collate([order.row(number) for number in numbers], order.length), device)
             if guess is not None:
                 guessed += int((batch.answers == guess).sum())
-            for name, loss in objective.measure(to_device(batch, device)).items():
+            for name, loss in objective.measure(batch).items():
                 totals[name] = totals.get(name, 0.0) + float(loss.total)
-                targets[name] = targets.get(name, 0) + loss.count
+                targets[name] = targets.get(name, 0) + int(loss.count)
                 learned |= {name} if loss.weight else set()
+            seen = objective.observe(batch)
+            observed += [] if seen is None else [seen.cpu()]
             progress(numbers[-1] + 1, order.rows_per_epoch, "rows")
     finally:
         objective.train(training)
@@ -168,7 +205,8 @@ def evaluate_losses(objective: Objective, order: Order, guess: int | None, progr
     if not asked:
         raise UserError("the held-out text is too short for a single target; raise corpus.validation")
     means = {name: totals[name] / count if count else math.nan for name, count in targets.items()}
-    return Figures(means, targets, frozenset(learned), guessed / targets["masked"] if guess is not None else None)
+    summary = objective.summarise(torch.cat(observed), means)[0] if observed else {}
+    return Figures(means, targets, frozenset(learned), guessed / targets["masked"] if guess is not None else None, summary)
 
 
 def _counts(documents: Shards) -> dict[str, int]:

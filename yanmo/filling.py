@@ -10,6 +10,7 @@ import torch
 from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.models import Encoder, Network
+from yanmo.models.encoder import Discriminator
 from yanmo.tokenizer import Tokens
 
 SPELLINGS = ("[MASK]", "<mask>")
@@ -32,6 +33,11 @@ def fill(network: Network, tokens: Tokens, text: str, k: int = 5) -> list[list[C
     Several gaps are filled each for itself, the others staying gaps. Raises UserError for a text without a gap, a decoder,
     a tokenizer without a mask, and a text longer than the positions.
     """
+    if isinstance(network, Discriminator):
+        raise UserError(
+            f"an {network.config.family} says which tokens were replaced and fills no gaps; its generator does, in the folder "
+            "generator/ inside the model's"
+        )
     if not isinstance(network, Encoder):
         raise UserError(
             f"a {network.config.family} continues text and fills no gaps; use generate (`yanmo generate MODEL --prompt TEXT`), "

@@ -1,4 +1,5 @@
-"""Generation: a decoder continues beginnings, one token at a time, with a cache of keys and values.
+"""Generation: a decoder continues beginnings, an encoder-decoder answers sources, one token at a time, with a cache of keys
+and values.
 
 The order of the operations on the scores, and what each does, is that of transformers' logits processors: repetition penalty
 (Keskar et al. 2019, arXiv:1909.05858, section 4.1), temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman
@@ -17,10 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from yanmo.batch import Packed
 from yanmo.errors import UserError
-from yanmo.models import Decoder, KeyValueCache, Network
+from yanmo.models import Decoder, Network, NGram, Recurrent, Seq2Seq
+from yanmo.models.cache import Cache
+from yanmo.scoring import packed_rows
 from yanmo.tokenizer import Tokens
 
+Writer = Decoder | Recurrent | NGram | Seq2Seq
+"""Networks that go on from a beginning. Each has a cache that says what its next input is (see models.cache)."""
 ROWS = 32
 """Prompts that are continued at once; this bounds the memory of the cache."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -29,7 +35,8 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True)
 class Generated:
-    """A continuation. text: what follows the prompt. tokens: the new ids, the end of text included where it came.
+    """A continuation. text: what follows the prompt, or what an encoder-decoder writes of it. tokens: the new ids, the end of
+    text included where it came.
 
     stopped: by the end of text, by max_new_tokens, or because the network has no more positions.
     """
@@ -125,7 +132,8 @@ class TextStream:
 
 @dataclass
 class _Writing:
-    """One prompt while it is continued. limit: how many new tokens there is room for."""
+    """One prompt while it is continued. ids: what is continued; source: what an encoder-decoder reads. limit: how many new
+    tokens there is room for."""
 
     index: int
     prompt: str
@@ -133,6 +141,7 @@ class _Writing:
     limit: int
     random: torch.Generator
     stream: TextStream
+    source: list[int]
     new: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     stopped: Literal["end", "length", "positions"] | None = None
@@ -153,16 +162,16 @@ def generate(
     stop_at_end: bool = True,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Generated]:
-    """Continue each prompt; see Sampling for how tokens are chosen.
+    """Continue each prompt, or write what it becomes (encoder-decoders); see Sampling for how tokens are chosen.
 
     A continuation depends on (seed, prompt, how many times the same prompt came before), not on what else is in the batch.
     on_text is given (number of the prompt, new text) as it comes. Raises UserError for an encoder, for settings that make no
     sense, and for a prompt that is empty (where the tokenizer has nothing to begin with) or longer than the positions.
     """
-    if not isinstance(network, Decoder):
+    if not isinstance(network, Writer):
         raise UserError(
             f"a {network.config.family} fills gaps and does not continue text; use fill (`yanmo fill MODEL TEXT`), "
-            "or train a decoder: gpt2, llama, qwen3"
+            "or train a decoder or an encoder-decoder: gpt2, llama, qwen3, t5, bart, lstm"
         )
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens {max_new_tokens}: it must be at least 1")
@@ -180,28 +189,33 @@ def generate(
     return [_result(writing, max_new_tokens) for writing in writings]
 
 
-def _begin(network: Decoder, tokens: Tokens, prompts: list[str], max_new_tokens: int, seed: int) -> Iterator[_Writing]:
+def _begin(network: Writer, tokens: Tokens, prompts: list[str], max_new_tokens: int, seed: int) -> Iterator[_Writing]:
     """What each prompt starts from: its ids, its room and its randomness."""
     longest = network.config.length
     before: Counter[str] = Counter()
     for index, (prompt, encoded) in enumerate(zip(prompts, tokens.encode(prompts), strict=True)):
-        ids = [*tokens.prefix, *encoded] or [*tokens.suffix[-1:]]  # the end of a text is the beginning of the next
-        if not ids:
+        if isinstance(network, Seq2Seq):
+            source = given = [*tokens.prefix, *encoded, *tokens.suffix]
+            ids = [network.config.decoder_start]
+        else:
+            ids = given = [*tokens.prefix, *encoded] or [*tokens.suffix[-1:]]  # the end of a text is the beginning of the next
+            source = []
+        if not given:
             raise UserError(f"prompt {index + 1} is empty, and this tokenizer has no token that begins a text; give some text")
-        if len(ids) > longest:
+        if len(given) > longest:
             raise UserError(
-                f"prompt {index + 1} ({prompt[:30]!r}) has {len(ids)} tokens, more than the {longest} positions of this "
+                f"prompt {index + 1} ({prompt[:30]!r}) has {len(given)} tokens, more than the {longest} positions of this "
                 f"{network.config.family}; shorten it, or train with larger model.positions"
             )
         room = longest - len(ids) + 1  # the last token is written and not read again
         key = hashlib.sha256(f"{seed}/{before[prompt]}/{prompt}".encode("utf-8", "surrogatepass")).digest()
         before[prompt] += 1
         random = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-        yield _Writing(index, prompt, ids, min(room, max_new_tokens), random, TextStream(tokens, ids))
+        yield _Writing(index, prompt, ids, min(room, max_new_tokens), random, TextStream(tokens, ids), source)
 
 
 def _write(
-    network: Decoder,
+    network: Writer,
     tokens: Tokens,
     writings: list[_Writing],
     sampling: Sampling,
@@ -217,8 +231,8 @@ def _write(
         ids = torch.tensor(writing.ids, device=device)
         tokens_RT[row, : len(ids)] = ids
         seen_RV[row, ids] = True
-    cache = network.cache(len(writings), max(len(writing.ids) + writing.limit - 1 for writing in writings))
-    hidden_RTD = network(cache.take(tokens_RT, counts), cache)
+    cache, read = _reader(network, tokens, writings)
+    hidden_RTD = read(cache.take(tokens_RT, counts))
     last_RD = hidden_RTD[torch.arange(len(writings), device=device), counts - 1]
     while True:
         logits_RV = network.logits(last_RD)
@@ -232,11 +246,23 @@ def _write(
         if len(going) < len(writings):
             writings = [writings[row] for row in going]
             kept = torch.tensor(going, device=device)
-            _keep_rows(cache, kept)
+            cache.keep(kept)
             seen_RV = seen_RV[kept]
         new_R1 = torch.tensor([writing.new[-1:] for writing in writings], device=device)
         seen_RV.scatter_(1, new_R1, True)
-        last_RD = network(cache.take(new_R1), cache)[:, 0]
+        last_RD = read(cache.take(new_R1))[:, 0]
+
+
+def _reader(
+    network: Writer, tokens: Tokens, writings: list[_Writing]
+) -> tuple[Cache, Callable[[Packed], Tensor]]:
+    """An empty cache for a batch, and the hidden states of what it takes, which it then remembers."""
+    places = max(len(writing.ids) + writing.limit - 1 for writing in writings)
+    if isinstance(network, Seq2Seq):
+        answers = network.cache(packed_rows([writing.source for writing in writings], tokens.pad, network.device), places)
+        return answers, lambda packed: network.write(packed, answers)
+    cache = network.cache(len(writings), places)
+    return cache, lambda packed: network(packed, cache)
 
 
 def _add(writing: _Writing, token: int, ends: frozenset[int], on_text: Callable[[int, str], None] | None) -> None:
@@ -261,14 +287,6 @@ def _result(writing: _Writing, max_new_tokens: int) -> Generated:
     short = writing.stopped == "length" and writing.limit < max_new_tokens
     text = "".join(writing.pieces)
     return Generated(writing.prompt, text, tuple(writing.new), "positions" if short else writing.stopped)
-
-
-def _keep_rows(cache: KeyValueCache, rows: Tensor) -> None:
-    """Take the other rows out of a cache."""
-    cache.keys = [keys[rows] for keys in cache.keys]
-    cache.values = [values[rows] for values in cache.values]
-    cache.lengths = cache.lengths[rows]
-    cache.used = int(cache.lengths.max())
 
 
 def _ends(network: Network, tokens: Tokens) -> frozenset[int]:

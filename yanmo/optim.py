@@ -78,7 +78,8 @@ def schedule(kind: str, step: int, steps: int, warmup: float, decay: float) -> f
 class Roles:
     """The parameters of a module by what an optimizer does with them; a tied parameter appears once.
 
-    matrices: inside the blocks, of two dimensions. others: matrices elsewhere. plain: embeddings, norms, biases.
+    matrices: inside the blocks, of two dimensions. others: matrices elsewhere, and those whose brick has set `muon` to False.
+    plain: embeddings, norms, biases.
     """
 
     matrices: dict[str, nn.Parameter]
@@ -103,7 +104,7 @@ def roles(module: nn.Module, player: nn.Module | None = None) -> Roles:
             continue
         if parameter.ndim != 2 or id(parameter) in embeddings:
             sorted_.plain[name] = parameter
-        elif id(parameter) in inside:
+        elif id(parameter) in inside and getattr(parameter, "muon", True):
             sorted_.matrices[name] = parameter
         else:
             sorted_.others[name] = parameter

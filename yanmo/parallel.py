@@ -66,6 +66,15 @@ class Ranks:
         dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
+    def gather(self, tensor: Tensor | None) -> Tensor | None:
+        """Every rank's rows one after the other, on the CPU; None where no rank has any. Something small."""
+        held = [None if tensor is None else tensor.cpu()]
+        if self.size > 1:
+            held *= self.size
+            dist.all_gather_object(held, held[self.rank])
+        rows = [part for part in held if part is not None]
+        return torch.cat(rows) if rows else None
+
     def rows(self, rows: int) -> tuple[int, int]:
         """The first and the number of this rank's rows out of a step's. Raises UserError when they cannot be shared."""
         if rows % self.size:

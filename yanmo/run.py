@@ -182,8 +182,10 @@ def _corpus(run: Run, progress: Progress) -> None:
 
 
 def _tokenizer_inputs(run: Run) -> Mapping[str, Any]:
-    inputs = {"tokenizer": run.recipe.tokenizer.model_dump(mode="json"), "family": run.recipe.model.family}
-    given = run.recipe.tokenizer.file or run.recipe.model.start
+    recipe = run.recipe
+    inputs = {"tokenizer": recipe.tokenizer.model_dump(mode="json"), "family": recipe.model.family}
+    inputs["special"] = list(recipe.objective.special)
+    given = run.recipe.tokenizer.file or next(iter(run.recipe.model.starts.values()), None)
     if given is None:
         return {**inputs, "corpus": run.sum_of("corpus")}
     from yanmo.tokenizer import load_tokenizer
@@ -195,7 +197,7 @@ def _tokenizer(run: Run, progress: Progress) -> None:
     from yanmo import tokenizer
     from yanmo.corpus import iterate_texts
 
-    given = run.recipe.tokenizer.file or run.recipe.model.start
+    given = run.recipe.tokenizer.file or next(iter(run.recipe.model.starts.values()), None)
     texts = iterate_texts(run.folder / "corpus", "train")
     if given is None:
         tokenizer.train_tokenizer(texts, run.recipe, run.folder / "tokenizer", progress)
@@ -221,9 +223,9 @@ def _pretrain_inputs(run: Run) -> Mapping[str, Any]:
     recipe = run.recipe
     parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "objective", "training")}
     inputs = {**parts, "seed": recipe.seed, "shards": run.sum_of("shards")}
-    if recipe.model.start is None:
-        return inputs
-    return {**inputs, "start": {path.name: sha256_of(path) for path in sorted(Path(recipe.model.start).glob("*.safetensors"))}}
+    for name, start in recipe.model.starts.items():
+        inputs[name] = {path.name: sha256_of(path) for path in sorted(Path(start).glob("*.safetensors"))}
+    return inputs
 
 
 def _pretrain(run: Run, progress: Progress) -> None:

@@ -6,6 +6,7 @@ Letters: R rows, T tokens of a row, N places that are asked for, D width, V voca
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,14 +16,15 @@ from torch import Tensor
 
 from yanmo.batch import Documents, Packed
 from yanmo.errors import UserError
-from yanmo.models import Network
+from yanmo.models import Latent, Network, Seq2Seq, twostream
+from yanmo.models.encoder import Discriminator
 from yanmo.progress import Progress, silent
 from yanmo.tokenizer import Encoded, Tokens, encode_documents
 
 PLACES = 8192
 """Places of a batch, padding included."""
-SCORE_BYTES = 32 << 20
-"""Scores over the vocabulary that are held at once."""
+LATENT_ROWS = 32
+"""Texts with a latent each that are scored at once."""
 CONTEXT = 0.5
 """Share of the window that a token of a long document has before it at least."""
 
@@ -38,10 +40,22 @@ class Question:
 
 
 def score(network: Network, tokens: Tokens, texts: Sequence[str], *, within_word: bool = False) -> list[float]:
-    """The log-probability of each text in nats, the end of text not counted: log_likelihood for decoders,
-    pseudo_log_likelihood for encoders (within_word is for these). An empty text scores 0.
+    """The log-probability of each text in nats, the end of text not counted: log_likelihood for decoders, written_log_likelihood
+    for encoder-decoders, importance_weighted_likelihood where there is a latent, permutation_log_likelihood for networks of two
+    streams, pseudo_log_likelihood for encoders (within_word is for these). An empty text scores 0.
     """
+    if isinstance(network, Discriminator):
+        raise UserError(
+            f"an {network.config.family} says which tokens were replaced and gives no text a probability; its generator does, in "
+            "the folder generator/ inside the model's"
+        )
     encoded = encode_documents(tokens, texts)
+    if isinstance(network, Latent):
+        return importance_weighted_likelihood(network, tokens, [text.tokens.tolist() for text in encoded]).tolist()
+    if isinstance(network, Seq2Seq):
+        return written_log_likelihood(network, tokens, [text.tokens.tolist() for text in encoded]).tolist()
+    if isinstance(network, twostream.TwoStream):
+        return permutation_log_likelihood(network, tokens, encoded).tolist()
     if network.continues:
         return log_likelihood(network, tokens, _Listed(encoded)).tolist()
     return pseudo_log_likelihood(network, tokens, encoded, within_word=within_word).tolist()
@@ -124,15 +138,146 @@ def pseudo_log_likelihood(
     return _sum_up(network, tokens.pad, questions(), np.zeros(len(encoded)), places, progress)
 
 
-def log_probabilities(network: Network, hidden: Tensor, answers: Tensor) -> Tensor:
-    """The log-probability of each of (N,) answers from hidden states (N, D): (N,) float64 on the CPU, in nats."""
-    chunk = max(1, SCORE_BYTES // (4 * network.config.vocabulary))
-    found = []
-    for part, asked in zip(hidden.split(chunk), answers.split(chunk), strict=True):
-        logits = network.logits(part).float()
-        given = logits.gather(1, asked[:, None])[:, 0]
-        found.append((given - logits.logsumexp(-1)).cpu())
-    return torch.cat(found).double()
+@torch.no_grad()
+def written_log_likelihood(network: Seq2Seq, tokens: Tokens, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """The log-probability of each text under an encoder-decoder, (texts,) float64 nats: of every token, given all before it and
+    a source in which the whole text is missing, the end of text not counted; an empty text scores 0.
+
+    texts: ids. What stands for the whole is one sentinel, else one mask, else nothing, as the tokenizer has it. Raises UserError
+    for a text longer than the positions.
+    """
+    sentinels, mask = tokens.group("sentinels"), tokens.group("mask")
+    gap = (sentinels or mask or ())[:1]
+    source = [*tokens.prefix, *gap, *tokens.suffix]
+    lead = [network.config.decoder_start, *tokens.prefix, *(gap if sentinels else ())]  # a sentinel is written before its text
+    training, sums = network.training, np.zeros(len(texts))
+    for number, text in enumerate(texts, 1):
+        if len(lead) + len(text) - 1 > network.config.length:
+            raise UserError(
+                f"text {number} has {len(lead) + len(text) - 1} tokens, more than the {network.config.length} positions of this "
+                f"{network.config.family}; score it in parts"
+            )
+    network.eval()
+    order = sorted((index for index, text in enumerate(texts) if len(text)), key=lambda index: len(texts[index]))
+    asked = [(index, np.array([*lead, *texts[index]], np.int64)) for index in order]
+    questions = (Question(index, ids[:-1], np.arange(len(lead) - 1, len(ids) - 1), ids[len(lead) :]) for index, ids in asked)
+    for batch in _batches(questions):
+        read = packed_rows([source] * len(batch), tokens.pad, network.device)
+        hidden_RUD = network(read, packed_rows([question.ids for question in batch], tokens.pad, network.device))
+        for question, hidden_UD in zip(batch, hidden_RUD, strict=True):
+            answers = torch.from_numpy(question.answers).to(network.device)
+            found = network.log_probabilities(hidden_UD[torch.from_numpy(question.places).to(network.device)], answers)
+            sums[question.document] = float(found.sum())
+    network.train(training)
+    return sums
+
+
+@torch.no_grad()
+def importance_weighted_likelihood(
+    network: Latent, tokens: Tokens, texts: Sequence[Sequence[int]], *, samples: int = 64, seed: int = 0
+) -> np.ndarray:
+    """The importance-weighted bound on each text's log-probability, (texts,) float64 nats (Burda et al. 2016,
+    arXiv:1509.00519, section 3), of every token, the end of text not counted; an empty text scores 0.
+
+    texts: ids. With more samples it is tighter. A text's score depends on (seed, its ids) only. Raises UserError for fewer than
+    one sample and for a text longer than the positions.
+    """
+    if samples < 1:
+        raise UserError(f"samples {samples}: it must be at least 1")
+    training = network.training
+    network.eval()
+    scores = np.zeros(len(texts))
+    lead, whole = len(beginning(tokens)), surrounded(network, tokens, texts)
+    order = sorted((index for index, text in enumerate(texts) if len(text)), key=lambda index: len(texts[index]))
+    for first in range(0, len(order), LATENT_ROWS):
+        numbers = order[first : first + LATENT_ROWS]
+        read = packed_rows([whole[index] for index in numbers], tokens.pad, network.device)
+        length = read.tokens.shape[1]
+        asked = [
+            row * length + place
+            for row, index in enumerate(numbers)
+            for place in range(lead, lead + len(texts[index]))
+        ]
+        places = torch.tensor(asked, device=network.device)
+        answers = read.tokens.flatten()[places]
+        noise_KNZ = torch.stack([_noise(texts[index], seed, (samples, network.config.latent)) for index in numbers], 1)
+        scores[numbers] = network.importance_bound(read, places, answers, noise_KNZ.to(network.device)).cpu().numpy()
+    network.train(training)
+    return scores
+
+
+def beginning(tokens: Tokens) -> tuple[int, ...]:
+    """What stands in front of a text: as the objective has it."""
+    return tokens.prefix or tokens.suffix[-1:] or (tokens.pad,)
+
+
+def surrounded(network: Latent, tokens: Tokens, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The ids of texts with what stands around each. Raises UserError for one that is longer than the positions."""
+    rows = [[*beginning(tokens), *text, *tokens.suffix] for text in texts]
+    for number, row in enumerate(rows, 1):
+        if len(row) > network.config.length:
+            raise UserError(
+                f"text {number} has {len(row)} tokens, more than the {network.config.length} positions of this "
+                f"{network.config.family}; shorten it"
+            )
+    return rows
+
+
+def _noise(text: Sequence[int], seed: int, shape: tuple[int, int]) -> Tensor:
+    key = hashlib.sha256(f"{seed}/{' '.join(map(str, text))}".encode()).digest()
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1))
+
+
+@torch.no_grad()
+def permutation_log_likelihood(
+    network: twostream.TwoStream,
+    tokens: Tokens,
+    encoded: Sequence[Encoded],
+    *,
+    permutations: int = 8,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """The mean over random orders of the log-probability of each text when its tokens are told in that order, each given those
+    before it and the special tokens around the text, (texts,) float64 nats (Yang et al. 2019, arXiv:1906.08237, equation 3).
+
+    A bound: the logarithm of the mean probability is no smaller. Networks that were trained to predict one token in K have
+    seldom seen the nearly empty texts at the beginning of an order. A text has the same orders whatever texts are beside it.
+    """
+    if permutations < 1:
+        raise UserError(f"{permutations} permutations: at least one order is needed")
+    prefix, suffix = (np.array(ids, np.int64) for ids in (tokens.prefix, tokens.suffix))
+    total = permutations * sum(len(text.tokens) + len(prefix) + len(suffix) for text in encoded if len(text.tokens))
+    sums, done, device, training = np.zeros(len(encoded)), 0, network.device, network.training
+
+    def questions() -> Iterator[Question]:
+        for document in np.argsort([len(text.tokens) for text in encoded], kind="stable").tolist():
+            text = np.asarray(encoded[document].tokens).astype(np.int64)
+            rng = np.random.default_rng([seed, *text.tolist()])
+            ids = np.concatenate([prefix, text, suffix])
+            for _ in range(permutations if len(text) else 0):
+                order = rng.permutation(len(text))
+                yield Question(document, ids, len(prefix) + order, text[order])
+
+    network.eval()
+    try:
+        for batch in _batches(questions()):
+            packed = packed_rows([question.ids for question in batch], tokens.pad, device)
+            ranks = np.full(packed.tokens.shape, twostream.CONTEXT)
+            asked = np.full((len(batch), max(len(question.places) for question in batch)), twostream.NO_PLACE)
+            for row, question in enumerate(batch):
+                ranks[row, question.places] = np.arange(len(question.places))
+                asked[row, : len(question.places)] = question.places
+            order = twostream.Factorisation(*(torch.from_numpy(made).to(device) for made in (ranks, asked)))
+            hidden_ND = network(packed, order)[order.asked != twostream.NO_PLACE]
+            answers = torch.from_numpy(np.concatenate([question.answers for question in batch])).to(device)
+            owners = np.repeat([question.document for question in batch], [len(question.places) for question in batch])
+            np.add.at(sums, owners, network.log_probabilities(hidden_ND, answers).cpu().numpy() / permutations)
+            done += packed.real
+            progress(done, total, "tokens")
+    finally:
+        network.train(training)
+    return sums
 
 
 @torch.no_grad()
@@ -151,7 +296,7 @@ def _sum_up(
             columns = np.concatenate([question.places for question in batch])
             hidden_ND = network(packed)[torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)]
             answers = torch.from_numpy(np.concatenate([question.answers for question in batch])).to(device)
-            found = log_probabilities(network, hidden_ND, answers).numpy()
+            found = network.log_probabilities(hidden_ND, answers).numpy()
             np.add.at(sums, np.array([question.document for question in batch])[rows], found)
             done += sum(len(question.ids) for question in batch)
             progress(done, places, "tokens")

@@ -10,24 +10,36 @@ import time
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from yanmo.layers import Attention
+from yanmo.layers import Attention, CrossAttention, experts_of
+from yanmo.layers.relative import RelativeAttention
 from yanmo.models.network import Network
+from yanmo.models.seq2seq import Seq2Seq
 from yanmo.optim import blocks_of
 
 
 def work_per_token(network: Network, length: int, targets: float) -> float:
     """Floating-point operations of forward and backward for a token of a row of `length` tokens.
 
-    targets: the share of tokens at which the vocabulary is computed.
+    targets: the share of tokens at which the vocabulary is computed; of an encoder-decoder, those that it writes.
     """
-    matrices = sum(weight.numel() for weight in _matrices(network))
-    kinds = [module.config for module in network.modules() if isinstance(module, Attention)]
-    scores = sum(2 * length * kind.heads * kind.head_width for kind in kinds)
     head = sum(weight.numel() for name, weight in network.head.named_parameters() if weight.ndim == 2 and name != "weight")
-    head += network.config.vocabulary * network.config.width
-    return 6 * (matrices + scores + targets * head)
+    head += network.head.weight.numel()
+    if not isinstance(network, Seq2Seq):
+        return 6 * (_met(network, length) + targets * head)
+    reading = sum(part.key_value.weight.numel() for part in network.modules() if isinstance(part, CrossAttention))
+    read, written = _met(network.encoder, length) + reading, _met(network.decoder, length) - reading + head
+    return 6 * ((1 - targets) * read + targets * written)
+
+
+def _met(part: nn.Module, length: int) -> float:
+    """How many weights and numbers of its row's attention a token meets in the blocks of `part`."""
+    matrices = sum(weight.numel() for weight in _matrices(part))
+    for brick in experts_of(part):                        # a token meets some of them
+        matrices -= (1 - brick.config.met / brick.config.number) * sum(weight.numel() for weight in brick.experts.parameters())
+    kinds = [module.config for module in part.modules() if isinstance(module, Attention | CrossAttention | RelativeAttention)]
+    return matrices + sum(2 * length * kind.heads * kind.head_width for kind in kinds)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, tokens: int, width: int, inner: int, repeats: int = 7) -> float:
@@ -52,8 +64,8 @@ def inner_width(network: Network) -> int:
     return max((weight.shape[0] for weight in _matrices(network)), default=network.config.width)
 
 
-def _matrices(network: Network) -> list[Tensor]:
-    return [weight for block in blocks_of(network) for weight in block.parameters() if weight.ndim == 2]
+def _matrices(part: nn.Module) -> list[Tensor]:
+    return [weight for block in blocks_of(part) for weight in block.parameters() if weight.ndim == 2]
 
 
 def _wait(device: torch.device) -> None:

@@ -46,11 +46,14 @@ def _training(folder: Path, minutes: float | None) -> list[tuple[str, str]]:
     late = []
     if minutes is not None and speed["seconds"] > SLOWER * 60 * minutes:
         late = [("", f"{minutes:g} minutes were asked for: steps came out slower than measured before training")]
+    share = []
+    if "share_of_matrix_rate" in speed:                   # counting makes no products
+        share = [("", f"{speed['share_of_matrix_rate']:.0%} of this machine's own rate of matrix products")]
     return [
         ("training", f"{speed['steps']:,} steps, {speed['tokens']:,} tokens in {duration(speed['seconds'])}"),
         *late,
         ("speed", f"{speed['tokens_per_second']:,.0f} tokens/s"),
-        ("", f"{speed['share_of_matrix_rate']:.0%} of this machine's own rate of matrix products"),
+        *share,
     ]
 
 
@@ -64,6 +67,7 @@ def _evaluation(folder: Path) -> list[tuple[str, str]]:
     if found.get("masked_accuracy") is not None:
         baseline = found["baseline_accuracy"]
         rows.append(("masked accuracy", f"{found['masked_accuracy']:.1%}; always the most frequent token: {baseline:.1%}"))
+    rows += [(name.replace("_", " "), f"{share:.1%}") for name, share in (found.get("accuracies") or {}).items()]
     return rows
 
 
@@ -71,7 +75,8 @@ def _next(recipe: Recipe, model: Path) -> list[tuple[str, str]]:
     prompt, gap = (recipe.evaluation.prompts or ("...",))[0], (recipe.evaluation.fill or ("... [MASK] ...",))[0]
     what = {"generate": f' --prompt "{prompt}"', "fill": f' "{gap}"', "score": ' "..."', "sample": ""}
     verb = USES[KIND_OF[recipe.model.family]].verb
-    use = f"yanmo {verb} {model}{what[verb]}"
+    filling = model / "generator"                        # a discriminator's
+    use = f"yanmo fill {filling}{what['fill']}" if filling.exists() else f"yanmo {verb} {model}{what[verb]}"
     own = "copy recipes/own-text.yaml to my.yaml, name your files in it, and: yanmo run my.yaml training.minutes=30"
     return [("try", use), ("your text", own)]
 

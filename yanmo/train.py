@@ -27,6 +27,7 @@ from yanmo.checkpoint import State
 from yanmo.errors import UserError
 from yanmo.feed import FORKS, Feed, Rows, Share
 from yanmo.files import lock_folder
+from yanmo.measured import Measured, measured, totals_of
 from yanmo.metrics import Metrics, check_trackers
 from yanmo.objectives.objective import Objective
 from yanmo.optim import choose_precision
@@ -69,25 +70,6 @@ class Outcome:
     skipped: int
     returns: int
     interrupted: bool
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a step or a validation found, over all ranks: mean losses by name, and `loss`, their weighted sum.
-
-    targets: whether there was anything to learn. stop: whether a rank was asked to stop.
-    """
-
-    means: dict[str, float]
-    loss: float
-    tokens: int
-    targets: bool
-    stop: bool = False
-
-    def with_(self, turn: Measured) -> Measured:
-        """This and what another player's turn on the same batches found."""
-        ends = self.targets or turn.targets, self.stop or turn.stop
-        return Measured(self.means | turn.means, self.loss + turn.loss, turn.tokens, *ends)
 
 
 class Trainer:
@@ -188,7 +170,7 @@ class Trainer:
         counts, tokens = self._counts(names, batches)
         weights_of = self.players[player].weights
         weights_of.begin()
-        totals = [torch.zeros(len(names), device=self.ranks.device)]
+        totals = [torch.zeros(2, len(names), device=self.ranks.device)]
         weights: dict[str, float] = {}
         for batch in batches:
             losses = self.objective(to_device(batch, self.ranks.device), player)
@@ -197,10 +179,10 @@ class Trainer:
             if learned:
                 torch.stack(learned).sum().backward()
             weights = {name: loss.weight for name, loss in losses.items()}
-            totals.append(_totals(losses, names))
+            totals.append(totals_of(losses, names))
         self.ranks.sum_(weights_of.finish())
-        *summed, stop = self.ranks.sum([*torch.stack(totals).sum(0).tolist(), self._interrupt.is_set()])
-        return _measured(names, summed, counts, weights, tokens, stop > 0)
+        *summed, stop = self.ranks.sum([*torch.stack(totals).sum(0).flatten().tolist(), self._interrupt.is_set()])
+        return measured(names, summed, weights, tokens, stop > 0)
 
     def _counts(self, names: Sequence[str], batches: Sequence[Any]) -> tuple[dict[str, float], int]:
         """Each loss's targets over all micro-batches and ranks, and the tokens read."""
@@ -236,16 +218,24 @@ class Trainer:
         torch.manual_seed(_seed_of(self.seed, 0, self.ranks.rank))
         batches = self._validation_batches
         names = self.ranks.share(sorted(self.objective.counts(batches[0])) if batches else [])
-        counts, tokens = self._counts(names, batches)
-        totals, weights = [torch.zeros(len(names), device=self.ranks.device)], dict[str, float]()
+        _, tokens = self._counts(names, batches)
+        totals, weights, observed = [torch.zeros(2, len(names), device=self.ranks.device)], dict[str, float](), list[Tensor]()
         for batch in batches:
             losses = self.objective.measure(to_device(batch, self.ranks.device))
             weights = {name: loss.weight for name, loss in losses.items()}
-            totals.append(_totals(losses, names))
+            totals.append(totals_of(losses, names))
+            seen = self.objective.observe(to_device(batch, self.ranks.device))
+            observed += [] if seen is None else [seen]
         self.objective.train()
+        gathered = self.ranks.gather(torch.cat(observed) if observed else None)
         weights = self.ranks.share(weights)
-        found = _measured(names, self.ranks.sum(torch.stack(totals).sum(0).tolist()), counts, weights, tokens)
+        found = measured(names, self.ranks.sum(torch.stack(totals).sum(0).flatten().tolist()), weights, tokens)
         self.validation = {**found.means, "loss": found.loss}
+        if gathered is not None:
+            figures, sentences = self.objective.summarise(gathered, found.means)
+            self.validation |= figures
+            for sentence in sentences:
+                self.say(f"step {self.state.step}: {sentence}")
         if self.metrics is not None:
             self.metrics.write({"step": self.state.step, "tokens": self.state.tokens, "validation": self.validation})
         if found.targets and (self.state.best_loss is None or found.loss < self.state.best_loss):
@@ -465,26 +455,6 @@ class Trainer:
 def rows_at_once(device: torch.device, length: int, rows: int) -> int:
     """Rows of a micro-batch where the recipe does not say: all on an accelerator; on a CPU so few that they stay in its cache."""
     return rows if device.type != "cpu" else max(1, CACHED_TOKENS // length)
-
-
-def _totals(losses: Mapping[str, Any], names: Sequence[str]) -> Tensor:
-    """Each name's sum, 0 for those that are not of this turn."""
-    nothing = next(iter(losses.values())).total.new_zeros((), dtype=torch.float32)
-    return torch.stack([losses[name].total.detach().float() if name in losses else nothing for name in names])
-
-
-def _measured(
-    names: Sequence[str],
-    totals: Sequence[float],
-    counts: Mapping[str, float],
-    weights: Mapping[str, float],
-    tokens: int,
-    stop: bool = False,
-) -> Measured:
-    """Means of summed losses; one without targets has none."""
-    means = {name: total / counts[name] for name, total in zip(names, totals, strict=True) if name in weights and counts[name]}
-    loss = sum(weights[name] * mean for name, mean in means.items() if weights[name])
-    return Measured(means, loss, tokens, any(weights[name] for name in means), stop)
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from yanmo import recipe
 from yanmo.errors import UserError
-from yanmo.models import FAMILIES, Special, build, load, save
+from yanmo.models import FAMILIES, Special, Stack, build, load, save
 
 torch.set_num_threads(1)
 SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2)
+STACKS = [name for name, family in FAMILIES.items() if issubclass(family.network, Stack)]
 Weights = dict[str, torch.Tensor]
 
 
@@ -43,7 +44,7 @@ def reset(folder: Path, **settings: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 def test_saved_and_loaded_is_the_same(family: str, tmp_path: Path) -> None:
     network = build(recipe.Model(family=family, size="tiny"), vocabulary=100, length=16, special=SPECIAL)  # type: ignore[arg-type]
     save(network, tmp_path)

@@ -13,11 +13,12 @@ from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.layers import Attention, AttentionConfig, View
 from yanmo.layers.attention import attend_fused, attend_plain
-from yanmo.models import FAMILIES, Decoder, Network, Special, build
+from yanmo.models import FAMILIES, Decoder, Network, Special, Stack, build
 
 torch.set_num_threads(1)
 DECODERS = [name for name in FAMILIES if name in recipe.families_of("decoder")]
 SPECIAL = Special(pad=0, bos=1, eos=2, cls=1, sep=2)
+STACKS = [name for name, family in FAMILIES.items() if issubclass(family.network, Stack)]
 
 
 def tiny(family: str, **model: Any) -> Network:
@@ -53,7 +54,7 @@ def alone(batch: Packed, row: int, document: int) -> tuple[torch.Tensor, Packed]
     return places, Packed(tokens, torch.ones_like(tokens), torch.arange(len(places))[None], whole=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 @torch.no_grad()
 def test_a_packed_document_is_the_document_alone(family: str) -> None:
     network = tiny(family)
@@ -66,7 +67,7 @@ def test_a_packed_document_is_the_document_alone(family: str) -> None:
             torch.testing.assert_close(hidden[row, places], network(single)[0], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 def test_no_gradient_crosses_a_border(family: str) -> None:
     network = tiny(family)
     batch = packed([[10, 9, 8]], 30)
@@ -149,7 +150,7 @@ def test_attention_dropout_keeps_the_mean(kernel: Any) -> None:
     torch.testing.assert_close(dropped.mean(), torch.tensor(1.0), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 def test_dropout_acts_in_training_only(family: str) -> None:
     network = tiny(family, dropout=0.3)
     batch = packed([[20]], 20)
@@ -160,7 +161,7 @@ def test_dropout_acts_in_training_only(family: str) -> None:
     assert torch.equal(still(batch), still(batch)), "none unless asked for"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 @pytest.mark.parametrize("how", ["parameters", "autocast"])
 def test_bf16_runs_and_is_near(family: str, how: str) -> None:
     network = tiny(family)
@@ -174,12 +175,12 @@ def test_bf16_runs_and_is_near(family: str, how: str) -> None:
     found.float().square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
     real = batch.documents > 0
-    assert torch.cosine_similarity(found[real][:, :120].float(), expected[real][:, :120], dim=-1).min() > 0.99
+    assert torch.cosine_similarity(found[real][..., :120].float(), expected[real][..., :120], dim=-1).min() > 0.99
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 def test_every_parameter_learns(family: str) -> None:
-    network = tiny(family)
+    network = tiny(family, **({"experts": recipe.Experts(number=2)} if family == "mixtral" else {}))  # so that each is met
     network.logits(network(packed([[20, 11]], 32))).logsumexp(-1).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -187,17 +188,17 @@ def test_every_parameter_learns(family: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of dynamo's own making
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 def test_blocks_are_one_graph(family: str) -> None:
     network = tiny(family)
     batch = packed([[20, 5], [12]], 32)
     expected = network(batch)
     for block in network.blocks:
-        block.compile(fullgraph=True, backend="eager")
+        block.compile(fullgraph=family != "mixtral", backend="eager")  # how much an expert has to do is known late
     torch.testing.assert_close(network(batch), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKS)
 def test_a_document_longer_than_the_positions_is_named(family: str) -> None:
     network = tiny(family, positions=64)
     with pytest.raises(UserError, match="70 tokens is longer than the 64 positions"):

@@ -71,6 +71,12 @@ CASES = [
     case("llama-biases", "LlamaForCausalLM", LLAMA, 101, attention_bias=True, mlp_bias=True, num_key_value_heads=4),
     case("llama-linear", "LlamaForCausalLM", LLAMA, rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0)),
     case("llama-llama3", "LlamaForCausalLM", LLAMA, rope_parameters=dict(LLAMA3, original_max_position_embeddings=16)),
+    case("mixtral", "MixtralForCausalLM", LLAMA, num_local_experts=4),
+    case(
+        "mixtral-3-of-5", "MixtralForCausalLM", LLAMA, 101,
+        num_local_experts=5, num_experts_per_tok=3, tie_word_embeddings=True,
+    ),
+    case("mixtral-window", "MixtralForCausalLM", LLAMA, num_local_experts=4, sliding_window=6),
     case("qwen3", "Qwen3ForCausalLM", LLAMA, head_dim=16),
     case("qwen3-tied", "Qwen3ForCausalLM", LLAMA, head_dim=8, tie_word_embeddings=True, attention_bias=True),
     case("qwen3-sliding", "Qwen3ForCausalLM", LLAMA, head_dim=16, **SLIDING),

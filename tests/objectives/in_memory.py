@@ -23,6 +23,12 @@ class FakeTokens:
     mask: int | None = MASK
     special: frozenset[int] = frozenset(range(FIRST))
     size: int = SIZE
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def group(self, name: str) -> tuple[int, ...] | None:
+        if name == "mask":
+            return None if self.mask is None else (self.mask,)
+        return self.groups.get(name)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from yanmo.recipe import parse_recipe
 from yanmo.tokenizer import Tokens, adopt_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from yanmo.tokenizer.training import Sample
 
-FAMILIES = ["bert", "roberta", "modernbert", "gpt2", "llama", "qwen3"]
+FAMILIES = ["bert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "t5", "bart"]
 CASES = [(family, None) for family in FAMILIES] + [("bert", kind) for kind in ("byte-bpe", "bpe", "unigram", "character")]
 AROUND = {
     "bert": (2, 3),
@@ -26,6 +26,8 @@ AROUND = {
     "gpt2": ((), ()),
     "llama": (1, ()),
     "qwen3": ((), ()),
+    "t5": ((), 1),
+    "bart": (0, 2),
 }
 
 Load = Callable[..., Tokens]

@@ -168,7 +168,9 @@ def main():
     changes = {key: yaml.safe_load(value) for key, value in changes.items()}
     with joined(torch.device("cpu")) as ranks:
         outcome = trainer(sys.argv[1], ranks=ranks, say=print, **changes).fit()
-    print("interrupted" if outcome.interrupted else "finished", outcome.step, flush=True)
+    ended = "interrupted" if outcome.interrupted else "finished"
+    sys.stdout.write(f"{ended} {outcome.step}\n")       # at once: two processes write here
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ KINDS: dict[str, Callable[[str], Tokenizer]] = {
     "gpt2": byte_level,
     "llama": byte_fallback,
     "qwen3": byte_level,
+    "t5": byte_level,
+    "bart": byte_level,
 }
 
 
@@ -104,6 +106,22 @@ def theirs_of(family: str, size: int, ids: dict[str, int]) -> Any:
         ),
         "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**common, **grouped)),
         "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**common, **grouped, head_dim=8)),
+        "t5": lambda: transformers.T5ForConditionalGeneration(
+            transformers.T5Config(
+                vocab_size=rows, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, initializer_factor=2.0,
+                decoder_start_token_id=ids["pad_token_id"], n_positions=POSITIONS, **ids,
+            )
+        ),
+        "bart": lambda: transformers.BartForConditionalGeneration(
+            transformers.BartConfig(
+                vocab_size=rows, d_model=32, init_std=0.5, max_position_embeddings=POSITIONS, forced_eos_token_id=None,
+                decoder_start_token_id=ids["eos_token_id"],
+                **{f"{half}_layers": 2 for half in ("encoder", "decoder")},
+                **{f"{half}_attention_heads": 4 for half in ("encoder", "decoder")},
+                **{f"{half}_ffn_dim": 48 for half in ("encoder", "decoder")},
+                **ids,
+            )
+        ),
     }
     torch.manual_seed(1)
     return made[family]().eval()

@@ -9,6 +9,7 @@ import torch
 
 from yanmo import scoring
 from yanmo.errors import UserError
+from yanmo.models import network as network_module
 from yanmo.scoring import score
 from yanmo.tokenizer import encode_documents
 
@@ -76,7 +77,7 @@ def test_small_batches_and_chunks_change_nothing(pairs, family: str, monkeypatch
     pair = pairs(family)
     whole = score(pair.network, pair.tokens, TEXTS)
     monkeypatch.setattr(scoring, "PLACES", 40)
-    monkeypatch.setattr(scoring, "SCORE_BYTES", 4 * 3 * pair.network.config.vocabulary)
+    monkeypatch.setattr(network_module, "SCORE_BYTES", 4 * 3 * pair.network.config.vocabulary)
     assert score(pair.network, pair.tokens, TEXTS) == pytest.approx(whole, rel=1e-5)
     assert [score(pair.network, pair.tokens, [text])[0] for text in TEXTS] == pytest.approx(whole, rel=1e-5)
 
@@ -156,7 +157,7 @@ def test_what_an_encoder_cannot_score(pairs) -> None:
 def test_memory_is_bounded(pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = pairs("bert")
     monkeypatch.setattr(scoring, "PLACES", 100)
-    monkeypatch.setattr(scoring, "SCORE_BYTES", 4 * 5 * pair.network.config.vocabulary)
+    monkeypatch.setattr(network_module, "SCORE_BYTES", 4 * 5 * pair.network.config.vocabulary)
     rows, chunks = [], []
     forward, logits = pair.network.forward, pair.network.logits
     monkeypatch.setattr(pair.network, "forward", lambda packed: rows.append(packed.tokens.shape) or forward(packed))

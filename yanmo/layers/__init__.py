@@ -7,14 +7,16 @@ F width inside the feed-forward brick, V vocabulary.
 from yanmo.layers.activation import ACTIVATIONS
 from yanmo.layers.attention import Attention, AttentionConfig, Memory, attend
 from yanmo.layers.block import Block, BlockConfig, CrossBlock
+from yanmo.layers.buckets import RelativeBias, RelativeConfig
 from yanmo.layers.cross import CrossAttention, Read
 from yanmo.layers.embedding import Embedding, EmbeddingConfig
+from yanmo.layers.experts import Experts, experts_of, regularise, regularisers
 from yanmo.layers.feedforward import FeedForward, FeedForwardConfig
 from yanmo.layers.head import HeadConfig, VocabularyHead
 from yanmo.layers.linear import Linear, weight_gradient
 from yanmo.layers.norm import NormConfig, build_norm
-from yanmo.layers.relative import RelativeBias, RelativeConfig
 from yanmo.layers.rotary import RotaryConfig, rotate
+from yanmo.layers.routing import ExpertsConfig
 from yanmo.layers.start import StartConfig, start_weights
 from yanmo.layers.view import View
 
@@ -28,6 +30,8 @@ __all__ = [
     "CrossBlock",
     "Embedding",
     "EmbeddingConfig",
+    "Experts",
+    "ExpertsConfig",
     "FeedForward",
     "FeedForwardConfig",
     "HeadConfig",
@@ -43,6 +47,9 @@ __all__ = [
     "VocabularyHead",
     "attend",
     "build_norm",
+    "experts_of",
+    "regularise",
+    "regularisers",
     "rotate",
     "start_weights",
     "weight_gradient",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from yanmo.layers.attention import Attention, AttentionConfig, Memory
 from yanmo.layers.cross import CrossAttention, Read
+from yanmo.layers.experts import Experts
 from yanmo.layers.feedforward import FeedForward, FeedForwardConfig
 from yanmo.layers.norm import NormConfig, build_norm
 from yanmo.layers.view import View
@@ -29,7 +30,7 @@ class BlockConfig:
 
 
 class Block(nn.Module):
-    """Compiles as one graph: all it decides, it decides from its configuration and from shapes."""
+    """Compiles as one graph, but for experts: all it decides, it decides from its configuration and from shapes."""
 
     def __init__(self, config: BlockConfig):
         super().__init__()
@@ -37,14 +38,18 @@ class Block(nn.Module):
         self.attention_norm = build_norm(config.width, config.norm if config.attention_norm else None)
         self.attention = Attention(config.width, config.attention)
         self.feedforward_norm = build_norm(config.width, config.norm)
-        self.feedforward = FeedForward(config.width, config.feedforward)
+        self.feedforward = (Experts if config.feedforward.experts else FeedForward)(config.width, config.feedforward)
 
     def forward(self, x_RTD: Tensor, view: View, memory: Memory | None = None) -> Tensor:  # (R, T, D)
         if self.config.order == "post":
             x_RTD = self.attention_norm(x_RTD + self.attention(x_RTD, view, memory))
-            return self.feedforward_norm(x_RTD + self.feedforward(x_RTD))
+            return self.feedforward_norm(x_RTD + self.feed(x_RTD, view))
         x_RTD = x_RTD + self.attention(self.attention_norm(x_RTD), view, memory)
-        return x_RTD + self.feedforward(self.feedforward_norm(x_RTD))
+        return x_RTD + self.feed(self.feedforward_norm(x_RTD), view)
+
+    def feed(self, x_RTD: Tensor, view: View) -> Tensor:  # (R, T, D)
+        """The feed-forward brick; experts are told where documents are."""
+        return self.feedforward(x_RTD, view) if isinstance(self.feedforward, Experts) else self.feedforward(x_RTD)
 
 
 class CrossBlock(Block):
@@ -62,7 +67,7 @@ class CrossBlock(Block):
         if self.config.order == "post":
             x_RUD = self.attention_norm(x_RUD + self.attention(x_RUD, view, memory))
             x_RUD = self.cross_norm(x_RUD + self.cross(x_RUD, read, across))
-            return self.feedforward_norm(x_RUD + self.feedforward(x_RUD))
+            return self.feedforward_norm(x_RUD + self.feed(x_RUD, view))
         x_RUD = x_RUD + self.attention(self.attention_norm(x_RUD), view, memory)
         x_RUD = x_RUD + self.cross(self.cross_norm(x_RUD), read, across)
-        return x_RUD + self.feedforward(self.feedforward_norm(x_RUD))
+        return x_RUD + self.feed(self.feedforward_norm(x_RUD), view)

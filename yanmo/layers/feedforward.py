@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from yanmo.layers.activation import ACTIVATIONS, GATES
 from yanmo.layers.linear import Linear
+from yanmo.layers.routing import ExpertsConfig
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class FeedForwardConfig:
     dropout: float = 0.0
     """Before the second matrix (ModernBERT)."""
     out_dropout: float = 0.0
+    experts: ExpertsConfig | None = None
+    """Many such bricks, of which each token meets a few: yanmo.layers.experts."""
 
 
 class FeedForward(nn.Module):

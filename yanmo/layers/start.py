@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.layers.attention import Attention
+from yanmo.layers.buckets import RelativeBias
 from yanmo.layers.cross import CrossAttention
 from yanmo.layers.feedforward import FeedForward
 from yanmo.layers.head import VocabularyHead
-from yanmo.layers.relative import RelativeBias
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class View:
     (R or 1, H, T, S) with what each head adds to its scores, and its gradient.
     seen: the same in words, for kernels that need no mask. triangle: it is just "not the future". cos, sin:
     (R or 1, 1, T, W / 2) of rotary positions. slots: (R, T), where in a memory of keys and values the new ones are written.
+    documents: (R, T) as in Packed, or None where every row is one without padding; causal: some later place is hidden. These two
+    are for bricks that do more than look.
     """
 
     mask: Tensor | None = None
@@ -54,6 +56,8 @@ class View:
     sin: Tensor | None = None
     slots: Tensor | None = None
     seen: Seen | None = None
+    documents: Tensor | None = None
+    causal: bool = False
 
     @property
     def angles(self) -> tuple[Tensor, Tensor] | None:
@@ -80,9 +84,10 @@ class View:
         like = torch.empty(0, dtype=dtype, device=packed.tokens.device)
         cos, sin = _angles(packed.positions[:1] if packed.whole else packed.positions, rotary, dtype)
         if prefix is not None:                            # `seen` has no words for it: the mask alone says it
-            return View(seen.mask(length, length, like, prefix), False, cos, sin)
+            return View(seen.mask(length, length, like, prefix), False, cos, sin, documents=documents, causal=True)
         mask = None if _without_mask(like) else seen.mask(length, length, like)
-        return View(mask, causal and packed.whole and window is None, cos, sin, seen=seen)
+        triangle = causal and packed.whole and window is None
+        return View(mask, triangle, cos, sin, seen=seen, documents=documents, causal=causal)
 
     def biased(self, bias: Tensor) -> View:
         """The same view with (R or 1, H, T, S) numbers added to the scores, which no kernel of ours takes."""
@@ -110,7 +115,7 @@ class View:
         stored = torch.arange(used, device=slots.device)
         seen = _near(slots[:, :, None], stored[None, None, :], True, window)
         cos, sin = _angles(packed.positions, rotary, dtype)
-        return View(_additive(seen, dtype), False, cos, sin, slots)
+        return View(_additive(seen, dtype), False, cos, sin, slots, causal=True)
 
 
 def _without_mask(like: Tensor) -> bool:

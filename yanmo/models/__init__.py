@@ -3,16 +3,25 @@
 from yanmo.models.decoder import Decoder, KeyValueCache
 from yanmo.models.encoder import Encoder
 from yanmo.models.folder import FAMILIES, build, load, save
+from yanmo.models.latent import Latent
 from yanmo.models.network import Network, NetworkConfig, Special, Stack, StackConfig
+from yanmo.models.ngram import NGram, NGramCache
+from yanmo.models.recurrent import Recurrent, RecurrentCache
 from yanmo.models.seq2seq import Seq2Seq, Seq2SeqConfig, SourceCache
+from yanmo.models.vocabulary import grow
 
 __all__ = [
     "FAMILIES",
     "Decoder",
     "Encoder",
     "KeyValueCache",
+    "Latent",
+    "NGram",
+    "NGramCache",
     "Network",
     "NetworkConfig",
+    "Recurrent",
+    "RecurrentCache",
     "Seq2Seq",
     "Seq2SeqConfig",
     "SourceCache",
@@ -20,6 +29,7 @@ __all__ = [
     "Stack",
     "StackConfig",
     "build",
+    "grow",
     "load",
     "save",
 ]

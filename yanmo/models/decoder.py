@@ -17,14 +17,12 @@ from torch import Tensor
 from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.layers import BlockConfig, Memory, View
+from yanmo.models.cache import Cache
 from yanmo.models.network import NetworkConfig, Stack, compute_dtype
 
 
-class KeyValueCache:
-    """The keys and values of every block for `rows` rows of one document each, filled from the left, each at its own pace.
-
-    Make the next input with `take`: it knows where every row stands. Raises UserError when a row would pass `places`.
-    """
+class KeyValueCache(Cache):
+    """The keys and values of every block. Raises UserError when a row would pass `places`."""
 
     def __init__(self, config: NetworkConfig, blocks: Sequence[BlockConfig], rows: int, places: int, like: Tensor):
         """`like` gives the device and the number type."""
@@ -37,24 +35,15 @@ class KeyValueCache:
         dtype = compute_dtype(like)
         self.keys = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
         self.values = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
-        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        super().__init__(rows, like.device)
         self.places = places
         self.used = 0
 
-    def take(self, tokens: Tensor, counts: Tensor | None = None) -> Packed:
-        """(R, T) new tokens as Packed. counts: (R,), how many of a row's tokens are real, from the left; default all."""
-        length = tokens.shape[1]
-        place = torch.arange(length, device=tokens.device)[None]
-        real = torch.ones_like(tokens) if counts is None else (place < counts[:, None]).long()
-        return Packed(tokens, real, self.lengths[:, None] + place)
-
     def advance(self, packed: Packed) -> None:
-        """Count the real tokens of `packed`, whose keys and values have been written."""
-        self.lengths = self.lengths + (packed.documents > 0).sum(1)
+        super().advance(packed)
         self.used = int(self.lengths.max())
 
     def keep(self, rows: Tensor) -> None:
-        """Take all but some rows (numbers) out."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
         self.lengths = self.lengths[rows]

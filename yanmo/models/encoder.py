@@ -1,7 +1,8 @@
 """Encoders and discriminators: every token sees every token of its document, one vector per token comes out.
 
 BERT: Devlin et al. 2018, arXiv:1810.04805, section 3; google-research/bert modeling.py. RoBERTa: Liu et al. 2019,
-arXiv:1907.11692. ModernBERT: Warner et al. 2024, arXiv:2412.13663. ELECTRA: Clark et al. 2020, arXiv:2003.10555. They differ in data, not in order of operations.
+arXiv:1907.11692. ModernBERT: Warner et al. 2024, arXiv:2412.13663. ELECTRA: Clark et al. 2020, arXiv:2003.10555.
+They differ in data, not in order of operations.
 Letters: R rows, T tokens of a row, D width, N pairs.
 """
 

@@ -17,6 +17,7 @@ from yanmo import recipe
 from yanmo.errors import UserError
 from yanmo.layers import ACTIVATIONS, RotaryConfig
 from yanmo.layers.rotary import Llama3Scaling
+from yanmo.models.mixture import EXPERTS_KEY, read_experts
 from yanmo.models.names import Names
 from yanmo.models.network import Network, NetworkConfig, Special
 
@@ -65,6 +66,7 @@ PASSIVE = frozenset(
         "summary_activation",
         "summary_proj_to_labels",
         "summary_first_dropout",
+        "summary_last_dropout",
         "n_ctx",
         "attn_implementation",
         "_attn_implementation",
@@ -86,6 +88,7 @@ PASSIVE = frozenset(
         "initializer_cutoff_factor",
         "tie_encoder_decoder",
         "yanmo_tokens",
+        "yanmo_vector",
     ]
 )
 """Settings that do not change what the network computes here, or that every family reads by itself."""
@@ -107,6 +110,12 @@ class Sizes:
     """Of a family that has several."""
     embedding: int | None = None
     """Width of the embedding, where it is not the network's."""
+    latent: int | None = None
+    """Numbers of a latent, where there is one."""
+    order: int | None = None
+    """Tokens of the longest n-grams, where these are counted."""
+    experts: recipe.Experts | None = None
+    """Of a family that always has experts."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,11 @@ class Family:
     def model_type(self) -> str:
         return self.shared_type or self.name
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether transformers' networks of this family have experts."""
+        return "num_local_experts" in self.defaults
+
     def sizes(self, model: recipe.Model, vocabulary: int, length: int) -> Sizes:
         """A recipe's sizes: the preset's, except what the recipe names. Raises UserError where they do not fit together."""
         version = model.version or next(iter(self.versions), None)
@@ -174,6 +188,9 @@ class Family:
             vocabulary=vocabulary,
             version=version,
             embedding=model.embedding,
+            latent=model.latent or (32 if "latent_size" in self.defaults else None),
+            experts=model.experts,
+            order=model.order,
         )
 
     def understand(self, settings: Mapping[str, Any], *, pair: bool, where: str) -> NetworkConfig:
@@ -182,7 +199,7 @@ class Family:
         for key, allowed in self.fixed.items():
             if key in settings and settings[key] not in (allowed if isinstance(allowed, tuple) else (allowed,)):
                 raise UserError(f"{where}: {key}: {settings[key]!r} is not implemented for {self.name}; only {allowed!r} is")
-        unknown = sorted(set(settings) - set(self.defaults) - set(self.fixed) - PASSIVE)
+        unknown = sorted(set(settings) - set(self.defaults) - set(self.fixed) - PASSIVE - {EXPERTS_KEY})
         if unknown:
             warnings.warn(f"{where}: settings that {self.name} does not know are left alone: {', '.join(unknown)}", stacklevel=2)
         given = {key: value for key, value in settings.items() if value is not None or key.endswith("_token_id")}
@@ -191,6 +208,8 @@ class Family:
         if missing:
             raise UserError(f"{where}: {self.name} needs {', '.join(missing)}")
         config = self.read(full, int(settings.get(TOKENS_KEY, full["vocab_size"])), pair)
+        if experts := settings.get(EXPERTS_KEY):
+            config = read_experts(config, experts, where)
         return replace(config, settings=dict(settings))
 
 

@@ -15,20 +15,32 @@ from torch import Tensor
 
 from yanmo import recipe
 from yanmo.errors import UserError
+from yanmo.models.bart import BART
 from yanmo.models.bert import BERT, ROBERTA
+from yanmo.models.electra import ELECTRA, ELECTRA_GENERATOR
 from yanmo.models.family import TOKENS_KEY, Family, multiple
 from yanmo.models.gpt2 import GPT2
 from yanmo.models.llama import LLAMA, QWEN3
+from yanmo.models.mixtral import MIXTRAL
+from yanmo.models.mixture import EXPERTS_KEY, describe_experts
 from yanmo.models.modernbert import MODERNBERT
 from yanmo.models.network import Network, Special
+from yanmo.models.ngram import NGRAM
+from yanmo.models.recurrent import LSTM
+from yanmo.models.t5 import T5
+from yanmo.models.vae import VAE
+from yanmo.models.xlnet import XLNET
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        BERT, ROBERTA, MODERNBERT, GPT2, LLAMA, QWEN3,
+        BERT, ROBERTA, MODERNBERT, GPT2, LLAMA, QWEN3, MIXTRAL, T5, BART, ELECTRA, ELECTRA_GENERATOR, VAE, XLNET,
+        LSTM, NGRAM,
     )
 }
 """By their names, which are transformers' model_type but where several families share one."""
+OWN_TYPE = "yanmo-"
+"""Before the model_type of a family that transformers knows only without experts."""
 GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -47,8 +59,14 @@ def build(
         raise UserError(f"{family.name} has no head for sentence prediction: set objective.sentences to none, or use bert")
     sizes = family.sizes(model, multiple(vocabulary), length)
     settings = {"model_type": family.model_type, **family.describe(sizes, special), TOKENS_KEY: vocabulary}
+    if model.experts is not None and not family.has_experts:
+        settings[EXPERTS_KEY] = describe_experts(model.experts)
+    halves = {name.removeprefix("start_"): load(start) for name, start in model.starts.items() if name != "start"}
+    settings |= {half: dict(pretrained.config.settings) for half, pretrained in halves.items()}
     network = family.network(family.understand(settings, pair=pair, where="recipe"))
     network.start()
+    for half, pretrained in halves.items():
+        network.adopt(half, pretrained)
     return network
 
 
@@ -89,12 +107,13 @@ def save(network: Network, folder: str | Path, dtype: torch.dtype = torch.float3
     settings = {
         **{key: value for key, value in config.settings.items() if value is not ...},
         "architectures": [architecture],
-        "model_type": family.model_type,
+        "model_type": OWN_TYPE + family.model_type if EXPERTS_KEY in config.settings else family.model_type,
         "dtype": str(dtype).removeprefix("torch."),
     }
     settings.pop("torch_dtype", None)
     names = family.names(config)
-    ours = {name: tensor.detach().to("cpu", dtype) for name, tensor in parameters(network).items()}
+    kinds = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in parameters(network).items()}
+    ours = {name: tensor.detach().to("cpu", kinds[name]) for name, tensor in parameters(network).items()}
     theirs = names.write(ours, config)
     if names.doubled:
         theirs |= {copy: theirs[original].clone() for copy, original in names.copies.items()}
@@ -112,7 +131,9 @@ def parameters(network: Network) -> dict[str, Tensor]:
 
 def _family(settings: Mapping[str, Any], folder: Path) -> Family:
     """The family by model_type and, where several have the same, by architecture."""
-    families = [family for family in FAMILIES.values() if family.model_type == settings.get("model_type")]
+    known_as = str(settings.get("model_type"))
+    known_as = known_as.removeprefix(OWN_TYPE) if EXPERTS_KEY in settings else known_as
+    families = [family for family in FAMILIES.values() if family.model_type == known_as]
     if not families:
         known = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES.values()))
         raise UserError(f"{folder}: model_type {settings.get('model_type')!r} is not known; known: {known}")

@@ -1,14 +1,15 @@
 """One table of names per family, read in both directions: our parameters and transformers'.
 
-An entry says which of ours is which of theirs; `{i}` stands for a block's number. Where several of theirs stand together
-in one of ours, the entry lists them in order (they are stacked along the first dimension); Conv1D matrices are transposed.
+An entry says which of ours is which of theirs; `{i}` stands for a block's number, `{e}` for an expert's. Where several of
+theirs stand together in one of ours, the entry lists them in order (they are stacked along the first dimension); Conv1D
+matrices are transposed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class Name:
     """Rows of each of theirs, where there are several."""
     transposed: bool = False
     suffixes: tuple[str, ...] = (".weight", ".bias")
+    shape: Callable[[Any], tuple[int, ...]] | None = None
+    """Of each of theirs, where the same numbers have more dimensions than ours (heads apart)."""
 
 
 def layer(ours: str, theirs: str | tuple[str, ...], parts: Parts | None = None, *, transposed: bool = False) -> Name:
@@ -64,14 +67,14 @@ class Names:
 
     def find(self, ours: str) -> tuple[Name, tuple[str, ...]]:
         """The entry of one of our parameters and the full names of theirs."""
-        number = re.search(r"\.(\d+)\.", ours)
-        index = number[1] if number else ""
-        plain = re.sub(r"\.\d+\.", ".{i}.", ours, count=1)
-        for entry in self.entries:
+        number, expert = re.search(r"\.(\d+)\.", ours), re.search(r"\.experts\.(\d+)\.", ours)
+        index, chosen = number[1] if number else "", expert[1] if expert else ""
+        plain = re.sub(r"\.experts\.\d+\.", ".experts.{e}.", re.sub(r"\.\d+\.", ".{i}.", ours, count=1))
+        for entry in (*self.entries, *_of_experts(self.entries)):
             for suffix in entry.suffixes:
                 if entry.ours + suffix == plain:
                     theirs = (entry.theirs,) if isinstance(entry.theirs, str) else entry.theirs
-                    return entry, tuple(name.replace("{i}", index) + suffix for name in theirs)
+                    return entry, tuple(name.replace("{i}", index).replace("{e}", chosen) + suffix for name in theirs)
         raise AssertionError(f"the table of names has no {ours}")
 
     def write(self, ours: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
@@ -79,8 +82,9 @@ class Names:
         written: dict[str, Tensor] = {}
         for name, tensor in ours.items():
             entry, theirs = self.find(name)
-            tensor = tensor.t() if entry.transposed and tensor.dim() == 2 else tensor
             pieces = tensor.split(entry.parts(config)) if entry.parts and len(theirs) > 1 else (tensor,)
+            pieces = [piece.t() if entry.transposed and piece.dim() == 2 else piece for piece in pieces]
+            pieces = [piece.reshape(entry.shape(config)) if entry.shape else piece for piece in pieces]
             written.update(zip(theirs, pieces, strict=True))
         return written
 
@@ -106,7 +110,9 @@ class Names:
             ]
             shapes += wrong
             if not wrong:
-                tensors = [theirs[source].t() if entry.transposed and target.dim() == 2 else theirs[source] for source in sources]
+                flat = self._flat_shapes(entry, target, len(sources), config)
+                tensors = [theirs[source].reshape(shape) for source, shape in zip(sources, flat, strict=True)]
+                tensors = [tensor.t() if entry.transposed and target.dim() == 2 else tensor for tensor in tensors]
                 read[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         left -= {name for name in left if self._is_copy(name, theirs)}
         problems = [f"missing: {', '.join(sorted(missing))}"] if missing else []
@@ -124,13 +130,40 @@ class Names:
         return sorted(name for name in theirs if _matches(name, self.unread))
 
     def _shapes(self, entry: Name, target: Tensor, count: int, config: NetworkConfig) -> list[torch.Size]:
-        if entry.parts and count > 1:
-            return [torch.Size((rows, *target.shape[1:])) for rows in entry.parts(config)]
-        return [torch.Size(reversed(target.shape)) if entry.transposed and target.dim() == 2 else target.shape]
+        """The shape of each of theirs."""
+        return [torch.Size(entry.shape(config))] * count if entry.shape else self._flat_shapes(entry, target, count, config)
+
+    def _flat_shapes(self, entry: Name, target: Tensor, count: int, config: NetworkConfig) -> list[torch.Size]:
+        """The same in as many dimensions as ours."""
+        rows = entry.parts(config) if entry.parts and count > 1 else (target.shape[0],)
+        shapes = [torch.Size((number, *target.shape[1:])) for number in rows]
+        return [torch.Size(reversed(shape)) if entry.transposed and target.dim() == 2 else shape for shape in shapes]
 
     def _is_copy(self, name: str, theirs: Mapping[str, Tensor]) -> bool:
         original = self.copies.get(name)
         return original is not None and original in theirs and torch.equal(theirs[name], theirs[original])
+
+
+class _Same(Names):
+    def find(self, ours: str) -> tuple[Name, tuple[str, ...]]:
+        return single(ours, ours), (ours,)
+
+
+SAME = _Same((), {})
+"""Of networks that transformers does not know: what lies in the folder has our own names."""
+
+
+def _of_experts(entries: Iterable[Name]) -> Iterator[Name]:
+    """What experts are called where transformers has none: as the brick that they stand for, `experts.{e}.` before the last part;
+    and `router` is what comes last in the name of theirs."""
+    for entry in entries:
+        stem, _, last = entry.ours.rpartition(".")
+        if stem.endswith("feedforward"):
+            theirs = [name.rpartition(".") for name in ((entry.theirs,) if isinstance(entry.theirs, str) else entry.theirs)]
+            named = tuple(f"{place}.experts.{{e}}.{name}" for place, _, name in theirs)
+            yield replace(entry, ours=f"{stem}.experts.{{e}}.{last}", theirs=named)
+            if last == "inner":
+                yield layer(f"{stem}.router", f"{theirs[0][0]}.router")
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,9 +28,13 @@ from yanmo.layers import (
     View,
     VocabularyHead,
     build_norm,
+    regularise,
+    regularisers,
     start_weights,
 )
 
+SCORE_BYTES = 32 << 20
+"""Scores over the vocabulary that are held at once where only some answers' are asked for."""
 UNUSED_BIAS = -1e4
 """The head's bias for ids that only pad the vocabulary: no softmax gives them anything."""
 
@@ -95,12 +99,18 @@ class Network(nn.Module, ABC):
     def start(self) -> None:
         """Draw all weights anew from torch's random state."""
 
-    regularisers: Mapping[str, float] = MappingProxyType({})
-    """Losses that the network adds by itself (the balance of a router), and their weights; most have none."""
+    @cached_property
+    def regularisers(self) -> Mapping[str, float]:
+        """Losses that the network adds by itself (the balance of a router), and their weights; most have none."""
+        return regularisers(self)
 
     def regularise(self) -> dict[str, Tensor]:
         """The value of each of `regularisers` for the last forward pass, a mean over tokens, with its gradient."""
-        return {}
+        return regularise(self)
+
+    def adopt(self, half: str, network: Network) -> None:
+        """Let one half begin with the weights of a pretrained network; only networks of two halves can."""
+        raise AssertionError(f"a {self.config.family} has no {half} of its own")
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +119,16 @@ class Network(nn.Module, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
         return self.head(hidden)
+
+    def log_probabilities(self, hidden: Tensor, answers: Tensor) -> Tensor:
+        """The log-probability of each of (N,) answers from hidden states (N, D): (N,) float64 on the CPU, in nats."""
+        chunk = max(1, SCORE_BYTES // (4 * self.config.vocabulary))
+        found = []
+        for part, asked in zip(hidden.split(chunk), answers.split(chunk), strict=True):
+            logits = self.logits(part).float()
+            given = logits.gather(1, asked[:, None])[:, 0]
+            found.append((given - logits.logsumexp(-1)).cpu())
+        return torch.cat(found).double()
 
     @torch.no_grad()
     def silence_unused(self, tokens: nn.Embedding) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yanmo.batch import Packed, Row
+from yanmo.batch import Packed, Piece, Row
 from yanmo.models.network import Network
 from yanmo.objectives.cross_entropy import cross_entropy
 from yanmo.objectives.layout import Segment, Text, hidden_at, lay_out
@@ -52,10 +52,7 @@ class Causal(Objective):
         return tokens + len(self.prefix) + len(self.suffix)
 
     def collate(self, rows: Sequence[Row], length: int) -> CausalBatch:
-        texts = [
-            [Text((Segment(piece.tokens, piece.words),), self.suffix if piece.ends else ()) for piece in row.pieces]
-            for row in rows
-        ]
+        texts = [[self.text(piece, row.rng) for piece in row.pieces] for row in rows]
         layout = lay_out(texts, length, self.prefix, (), self.pad)
         documents, positions, whole = layout.documents, layout.positions, layout.whole
         if self.recipe.documents == "joined":
@@ -69,8 +66,16 @@ class Causal(Objective):
         counts = {"causal": len(place), "accuracy": len(place)}
         return CausalBatch(packed, torch.from_numpy(place), answers, counts)
 
+    def text(self, piece: Piece, rng: np.random.Generator) -> Text:
+        """A piece as it is read."""
+        return Text((Segment(piece.tokens, piece.words),), self.suffix if piece.ends else ())
+
     def losses(self, batch: CausalBatch, turn: str) -> dict[str, Loss]:
-        hidden_ND = hidden_at(self.network(batch.packed), batch.places)  # cheaper than scores for the 2% without an answer
+        return self.losses_of(self.network(batch.packed), batch)
+
+    def losses_of(self, hidden_RTD: Tensor, batch: CausalBatch) -> dict[str, Loss]:
+        """The losses from hidden states that are there already."""
+        hidden_ND = hidden_at(hidden_RTD, batch.places)  # cheaper than scores for the 2% without an answer
         total, correct = cross_entropy(self.network.head, hidden_ND, batch.answers)
         count = len(batch.answers)
         return {"causal": Loss(total, count), "accuracy": Loss(correct, count, weight=0)}

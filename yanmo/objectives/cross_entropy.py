@@ -31,17 +31,32 @@ def cross_entropy(head: VocabularyHead, hidden: Tensor, answers: Tensor) -> tupl
     Both are scalars. Statistics are in float32 whatever the scores are in (float64 stays). The gradient is that of
     F.cross_entropy(head(hidden), answers, reduction="sum"); right are places whose best score is the answer's.
     """
+    return _apply(head, hidden, answers, None)[:2]
+
+
+def cross_entropy_and_draws(head: VocabularyHead, hidden: Tensor, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`cross_entropy`, and for each place a token that is drawn from the softmax of its scores, (N,), by torch's random state."""
+    return _apply(head, hidden, answers, torch.rand(len(answers), device=hidden.device))
+
+
+def _apply(head: VocabularyHead, hidden: Tensor, answers: Tensor, random: Tensor | None) -> Any:
     features = head.features(hidden)
     weight = head.weight.to(features.dtype)               # nothing, but under autocast
     bias = None if head.bias is None else head.bias.to(features.dtype)
-    return _CrossEntropy.apply(features, weight, bias, answers, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
+    return _CrossEntropy.apply(features, weight, bias, answers, random, torch.is_grad_enabled())
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, answers: Tensor, learns: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        answers: Tensor,
+        random: Tensor | None,
+        learns: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         wide = torch.promote_types(features.dtype, torch.float32)
         totals = features.new_zeros(2, dtype=wide)
         learns = learns and any(ctx.needs_input_grad)
@@ -49,8 +64,12 @@ class _CrossEntropy(torch.autograd.Function):
         grad_weight: Tensor | None = None                 # in bf16 one rounding for every chunk
         sums = None if bias is None else torch.empty_like(bias, dtype=wide)
         grad_bias = None if sums is None else torch.zeros_like(sums)
-        for part, asked, out in zip(features.split(CHUNK), answers.split(CHUNK), grad_features.split(CHUNK), strict=True):
+        drawn: list[Tensor] = []
+        chunks = zip(features.split(CHUNK), answers.split(CHUNK), grad_features.split(CHUNK), strict=True)
+        for number, (part, asked, out) in enumerate(chunks):
             scores = F.linear(part, weight, bias)
+            if random is not None:
+                drawn.append(draw(scores, random[number * CHUNK :][: len(part)]))
             totals += _to_gradient(scores, asked, wide, learns)
             if learns:
                 torch.mm(scores, weight, out=out)
@@ -62,17 +81,17 @@ class _CrossEntropy(torch.autograd.Function):
             ctx.gradients = grad_features, grad_weight, None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
         total, correct = totals[0].clone(), totals[1].clone()
         ctx.mark_non_differentiable(correct)
-        return total, correct
+        return total, correct, torch.cat(drawn) if drawn else None
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradients = ctx.gradients
         if torch._C._autograd._get_current_graph_task_keep_graph():  # pyright: ignore[reportAttributeAccessIssue]
             gradients = [None if one is None else one.clone() for one in gradients]
         else:
             ctx.gradients = None
-        return *(None if one is None else one.mul_(grad_total) for one in gradients), None, None
+        return *(None if one is None else one.mul_(grad_total) for one in gradients), None, None, None
 
 
 def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> Tensor:
@@ -89,10 +108,30 @@ def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: boo
     return totals
 
 
+def draw(scores: Tensor, random: Tensor) -> Tensor:
+    """Columns (n,) drawn from the softmax of scores (n, V), from numbers (n,) that are uniform between 0 and 1.
+
+    The first column is taken at which the chances so far come to more than the random number. One of no chance is never taken.
+    """
+    wide, found = torch.promote_types(scores.dtype, torch.float32), []
+    tile = _tile(scores, wide)
+    for rows, aims in zip(scores.split(tile), random.split(tile), strict=True):
+        sums = torch.softmax(rows, -1, dtype=wide).cumsum(-1)
+        whole = sums[:, -1:]
+        aim = torch.minimum(aims[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
+        found.append(torch.searchsorted(sums, aim, right=True)[:, 0])
+    return torch.cat(found)
+
+
+def _tile(scores: Tensor, wide: torch.dtype) -> int:
+    """How many rows of scores are widened at once."""
+    on_cpu = scores.device.type == "cpu"
+    return max(1, TILE_BYTES * 8 // (scores.shape[1] * torch.finfo(wide).bits)) if on_cpu else len(scores) or 1
+
+
 def _to_gradient_in_torch(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> Tensor:
     totals = scores.new_zeros(2, dtype=wide)
-    width = scores.shape[1] * torch.finfo(wide).bits // 8
-    tile = max(1, TILE_BYTES // width) if scores.device.type == "cpu" else len(scores) or 1
+    tile = _tile(scores, wide)
     for rows, asked in zip(scores.split(tile), answers.split(tile), strict=True):
         best = rows.amax(-1)
         given = rows.gather(1, asked[:, None])

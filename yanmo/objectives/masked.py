@@ -96,7 +96,10 @@ class Masked(Objective):
         )
 
     def losses(self, batch: MaskedBatch, turn: str) -> dict[str, Loss]:
-        hidden_RTD = self.network(batch.packed)
+        return self.losses_of(self.network(batch.packed), batch)
+
+    def losses_of(self, hidden_RTD: Tensor, batch: MaskedBatch) -> dict[str, Loss]:
+        """The losses from hidden states that are there already."""
         total, correct = cross_entropy(self.network.head, hidden_at(hidden_RTD, batch.picked), batch.answers)
         losses = {"masked": Loss(total, len(batch.answers)), "accuracy": Loss(correct, len(batch.answers), weight=0)}
         if (name := self.recipe.sentences) != "none":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,12 @@ from yanmo.models.network import Network
 class Loss:
     """A sum over targets, in nats, and how many targets there were.
 
-    weight scales the mean in the trained total; a Loss of weight 0 (an accuracy) is measured and not learned.
+    weight scales the mean in the trained total; a Loss of weight 0 (an accuracy) is measured and not learned. What is only
+    measured may find its count on the way: a scalar tensor, which then stands for that of the batch.
     """
 
     total: Tensor
-    count: int
+    count: int | Tensor
     weight: float = 1.0
 
 
@@ -68,6 +69,10 @@ class Objective(nn.Module, ABC):
         """Networks that were trained along and are kept in folders of these names inside the model's."""
         return {}
 
+    def adopt(self, name: str, network: Network) -> None:
+        """Go on with a companion that was kept, in place of a new one. Raises UserError where it does not fit."""
+        raise AssertionError(f"{name}: an objective that names companions adopts them")
+
     @abstractmethod
     def losses(self, batch: Any, turn: str) -> dict[str, Loss]:
         """A turn's losses of one batch, by name: names and counts are among those of `batch.counts`."""
@@ -81,6 +86,14 @@ class Objective(nn.Module, ABC):
     def counts(self, batch: Any) -> dict[str, int]:
         """How many targets each loss has in a batch."""
         return batch.counts | dict.fromkeys(self.network.regularisers, batch.tokens)
+
+    def observe(self, batch: Any) -> Tensor | None:
+        """What figures that are no sums are made of, for each text of a held-out batch: (texts, numbers); most have none."""
+        return None
+
+    def summarise(self, observed: Tensor, means: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+        """Figures of all texts that were observed, whose mean losses are `means`, and sentences for the user."""
+        raise AssertionError("what observes also summarises")
 
     def measure(self, batch: Any) -> dict[str, Loss]:
         """The losses of a held-out batch; the sum of those that have a weight decides which weights are kept."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from yanmo.recipe.model import NetworkKind
 from yanmo.recipe.section import Section
@@ -18,13 +18,18 @@ class ObjectiveSection(Section):
 
     @property
     def special(self) -> tuple[str, ...]:
-        """Groups of special tokens that it writes into text; yanmo.tokenizer.special says what they are."""
+        """Groups of special tokens that it writes into text; yanmo.tokenizer.families says what they are."""
         return ()
 
     @property
-    def sections(self) -> tuple[ObjectiveSection, ...]:
+    def sections(self) -> tuple[Any, ...]:
         """What it is made of: itself, or the parts of a mixture."""
         return (self,)
+
+    @property
+    def sentence_pairs(self) -> str:
+        """What is to be learned of pairs of sentences, for which the network needs a head; "none" as a rule."""
+        return next((kind for section in self.sections if (kind := getattr(section, "sentences", "none")) != "none"), "none")
 
 
 class MaskedObjective(ObjectiveSection):
@@ -42,11 +47,15 @@ class MaskedObjective(ObjectiveSection):
     sentences: Literal["none", "next", "order"] = "none"
     """Also predict whether B follows A (next, Devlin et al. 2018) or whether A and B were swapped (order, Lan et al. 2019)."""
 
+    @property
+    def special(self) -> tuple[str, ...]:
+        return ("mask",)
+
 
 class CausalObjective(ObjectiveSection):
     """Next-token prediction."""
 
-    fits: ClassVar = ("decoder",)
+    fits: ClassVar = ("decoder", "recurrent")
 
     kind: Literal["causal"] = "causal"
     documents: Literal["apart", "joined"] = "apart"
@@ -70,7 +79,7 @@ class SpanCorruptionObjective(ObjectiveSection):
 
 
 class DenoisingObjective(ObjectiveSection):
-    """A text is spoiled and is to be restored whole (BART, Lewis et al. 2019, section 2.2). Each way of spoiling can be set to 0."""
+    """A text is spoiled and is to be restored whole (BART, Lewis et al. 2019, section 2.2); each way of spoiling has its rate."""
 
     fits: ClassVar = ("encoder-decoder",)
 
@@ -100,7 +109,8 @@ class DenoisingObjective(ObjectiveSection):
 
 
 class PrefixObjective(ObjectiveSection):
-    """A text is split at random, its beginning is read both ways, and its rest is what is asked for (Raffel et al. 2020, section 3.2.3)."""
+    """The beginning of a text, of random length, is read both ways, and its rest is asked for (Raffel et al. 2020, section
+    3.2.3)."""
 
     fits: ClassVar = ("encoder-decoder", "decoder")
 
@@ -122,7 +132,8 @@ class Denoiser(Section):
     @model_validator(mode="after")
     def _spans_where_there_are_some(self) -> Denoiser:
         if (self.span is None) != (self.mode == "S"):
-            raise ValueError(f"mode {self.mode} {'needs a span' if self.span is None else 'has no span: it takes the end of a text'}")
+            fault = "needs a span" if self.span is None else "has no span: it takes the end of a text"
+            raise ValueError(f"mode {self.mode} {fault}")
         return self
 
 
@@ -141,8 +152,7 @@ class DenoisersObjective(ObjectiveSection):
             Denoiser(mode="X", rate=0.5, span=8),
             Denoiser(mode="X", rate=0.15, span=64),
             Denoiser(mode="X", rate=0.5, span=64),
-        ),
-        min_length=1,
+        )
     )
     """The denoisers; by default those of the paper's table 1, all as often."""
     modes: bool = True
@@ -151,6 +161,13 @@ class DenoisersObjective(ObjectiveSection):
     @property
     def special(self) -> tuple[str, ...]:
         return ("sentinels", "modes") if self.modes else ("sentinels",)
+
+    @field_validator("mix")
+    @classmethod
+    def _not_empty(cls, mix: tuple[Denoiser, ...]) -> tuple[Denoiser, ...]:
+        if not mix:
+            raise ValueError("there are no denoisers; leave mix out for those of the paper")
+        return mix
 
 
 class FillInTheMiddleObjective(ObjectiveSection):
@@ -186,6 +203,73 @@ class HybridObjective(ObjectiveSection):
         return ("mask",)
 
 
+class ElboObjective(ObjectiveSection):
+    """The evidence lower bound of a text VAE (Bowman et al. 2016): reconstruction and KL."""
+
+    fits: ClassVar = ("latent",)
+
+    kind: Literal["elbo"] = "elbo"
+    cycles: int = Field(default=4, ge=1)
+    """How often the weight of the KL rises from 0 to 1 (Fu et al. 2019); 1 is linear annealing."""
+    rise: float = Field(default=0.5, ge=0, le=1)
+    """The share of a cycle in which it rises; 0: it is 1 all the time, and the latent is most likely ignored."""
+    free_bits: float = Field(default=0.1, ge=0)
+    """Bits of KL that each number of a text's latent may have at no cost (Kingma et al. 2016); 0: none."""
+    word_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of tokens that are hidden from the decoder, so that it must rely on the latent (Bowman et al. 2016)."""
+    samples: int = Field(default=8, ge=1)
+    """Latents a text for the importance-weighted bound at validation; more make it tighter and take longer."""
+
+
+class ReplacedObjective(ObjectiveSection):
+    """A small generator fills gaps, the network says of every token whether it was replaced (ELECTRA, Clark et al. 2020)."""
+
+    fits: ClassVar = ("discriminator",)
+
+    kind: Literal["replaced"] = "replaced"
+    generator: float = Field(default=0.25, gt=0, le=1)
+    """Width of the generator as a share of the network's, in whole heads; the paper's best are a quarter to a half."""
+    unit: Literal["word", "token", "span"] = "token"
+    """What is hidden from the generator as a whole, as in masked."""
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    """Share of tokens that the generator fills in; the paper has 0.25 for its large network."""
+    weight: float = Field(default=50.0, gt=0)
+    """Of the network's loss beside the generator's, which weighs 1."""
+
+
+class ContrastObjective(ObjectiveSection):
+    """Sentence vectors: a text is nearest to itself, read again through other dropout (SimCSE, Gao et al. 2021, section 3)."""
+
+    fits: ClassVar = ("encoder", "discriminator")
+
+    kind: Literal["contrast"] = "contrast"
+    vector: Literal["first", "mean"] = "first"
+    """A text's vector: its first token's hidden state ([CLS]), or the mean of all."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Cosines are divided by it."""
+    dropout: float | None = Field(default=None, gt=0, lt=1)
+    """What makes two readings differ, wherever the network can drop something; by default its own dropout, which may not be 0."""
+
+
+class PermutedObjective(ObjectiveSection):
+    """Some tokens are asked for in a random order, each given the text and those before it (XLNet, Yang et al. 2019)."""
+
+    fits: ClassVar = ("two-stream",)
+
+    kind: Literal["permuted"] = "permuted"
+    one_in: int = Field(default=6, ge=1)
+    """One token in so many is asked for: the paper's K. 1 asks for all of them."""
+    span: int = Field(default=5, ge=1)
+    """The longest run of tokens that is asked for as a whole."""
+    memory: int = Field(default=0, ge=0)
+    """Places at the beginning of a row that are read first, without gradient, and remembered; the others are learned from."""
+
+    @property
+    def rate(self) -> float:
+        """Share of tokens that are asked for."""
+        return 1 / self.one_in
+
+
 Plain = (
     MaskedObjective
     | CausalObjective
@@ -195,8 +279,20 @@ Plain = (
     | DenoisersObjective
     | FillInTheMiddleObjective
     | HybridObjective
+    | ElboObjective
+    | ReplacedObjective
+    | ContrastObjective
+    | PermutedObjective
 )
 """Every objective that is none of others."""
+
+
+class CountingObjective(ObjectiveSection):
+    """Next-token prediction from smoothed counts: all training text is read once, whatever the budget."""
+
+    fits: ClassVar = ("counts",)
+
+    kind: Literal["counting"] = "counting"
 
 
 class MixturePart(Section):
@@ -214,22 +310,71 @@ class MixtureObjective(ObjectiveSection):
     fits: ClassVar = ("encoder", "decoder", "encoder-decoder")
 
     kind: Literal["mixture"] = "mixture"
-    parts: tuple[MixturePart, ...] = Field(min_length=2)
+    parts: tuple[MixturePart, ...]
     """The objectives and their weights."""
+
+    @field_validator("parts")
+    @classmethod
+    def _several(cls, parts: tuple[MixturePart, ...]) -> tuple[MixturePart, ...]:
+        if len(parts) < 2:
+            raise ValueError("a mixture has at least two parts; with one, write it as the objective itself")
+        return parts
 
     @property
     def special(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(group for section in self.sections for group in section.special))
 
     @property
-    def sections(self) -> tuple[ObjectiveSection, ...]:
+    def sections(self) -> tuple[Any, ...]:
         return tuple(part.objective for part in self.parts)
 
 
-KINDS: dict[str, type[ObjectiveSection]] = {
-    section.model_fields["kind"].default: section for section in (*get_args(Plain), MixtureObjective)
-}
-Objective = Annotated[Plain | MixtureObjective, Field(discriminator="kind")]
+class DistillationObjective(ObjectiveSection):
+    """A teacher's softened scores are learned beside the text's tokens (Hinton et al. 2015), and its hidden states if wanted."""
 
-DEFAULT_KIND: dict[NetworkKind, str] = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "span-corruption"}
+    fits: ClassVar = ("encoder", "decoder")
+
+    kind: Literal["distillation"] = "distillation"
+    teacher: str
+    """A model folder, ours or transformers', with the same tokenizer."""
+    objective: Annotated[MaskedObjective | CausalObjective, Field(discriminator="kind")] | None = None
+    """Whose targets are asked of both; by default masked for encoders, causal for decoders."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Scores of both are divided by it: a higher one shows more of what the teacher thinks of unlikely tokens."""
+    weight: float = Field(default=0.5, gt=0, le=1)
+    """Of the teacher's scores; the text's own tokens weigh what is left of 1."""
+    hidden: Literal["none", "square", "cosine"] = "none"
+    """Also learn the teacher's last hidden states, through a layer that is dropped afterwards: by mean square or by cosine."""
+    hidden_weight: float = Field(default=1.0, gt=0)
+    """Of the loss on hidden states."""
+
+    @property
+    def sections(self) -> tuple[Any, ...]:
+        return () if self.objective is None else (self.objective,)
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        return () if self.objective is None else self.objective.special
+
+
+KINDS: dict[str, type[ObjectiveSection]] = {
+    section.model_fields["kind"].default: section
+    for section in (*get_args(Plain), CountingObjective, MixtureObjective, DistillationObjective)
+}
+Objective = Annotated[
+    Plain | CountingObjective | MixtureObjective | DistillationObjective, Field(discriminator="kind")
+]
+
+DEFAULT_KIND: dict[NetworkKind, str] = {
+    "encoder": "masked",
+    "decoder": "causal",
+    "discriminator": "replaced",
+    "encoder-decoder": "span-corruption",
+    "latent": "elbo",
+    "two-stream": "permuted",
+    "recurrent": "causal",
+    "counts": "counting",
+}
 """What a network learns when the recipe does not say."""
+DEFAULT_OF: dict[str, str] = {"bart": "denoising"}
+"""The same, for families that were made for something else than others of their kind."""

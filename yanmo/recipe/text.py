@@ -119,7 +119,8 @@ class Tokenizer(Section):
     """The tokenizer: trained on the clean text, or an existing tokenizer.json."""
 
     kind: TokenizerKind | None = None
-    """By default what the family uses: wordpiece (bert), byte-bpe (roberta, modernbert, gpt2, qwen3), bpe (llama)."""
+    """By default what the family uses: wordpiece (bert), byte-bpe (roberta, modernbert, bart, gpt2, qwen3), unigram
+    (t5), bpe (llama)."""
     vocabulary: int = Field(default=16_000, ge=16)
     """How many tokens, special tokens included."""
     lowercase: bool = False
@@ -130,3 +131,6 @@ class Tokenizer(Section):
     """Text that training reads, sampled evenly over the corpus: this caps its memory."""
     file: str | None = None
     """An existing tokenizer.json, or a model folder that has one; nothing is trained then."""
+    add_special: bool = False
+    """Add special tokens to an existing tokenizer where the objective needs some that it lacks, and rows for them to the network
+    of model.start, which begin at the mean of the others. A trained tokenizer has them anyway."""

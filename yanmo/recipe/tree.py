@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from yanmo.recipe.model import KIND_OF, Model, families_of
-from yanmo.recipe.objectives import DEFAULT_KIND, KINDS, MaskedObjective, Objective
+from yanmo.recipe.objectives import DEFAULT_KIND, DEFAULT_OF, KINDS, MaskedObjective, Objective
 from yanmo.recipe.section import Section
 from yanmo.recipe.text import Corpus, Tokenizer
 from yanmo.recipe.training import Evaluation, Training
@@ -46,24 +46,43 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _belong_together(self) -> Recipe:
         family, objective, kind = self.model.family, self.objective, KIND_OF[self.model.family]
-        if self.model.start is None and kind not in objective.fits:
-            fitting = ", ".join(families_of(*objective.fits))
-            known = ", ".join(name for name, section in KINDS.items() if kind in section.fits)
-            raise ValueError(
-                f"objective {objective.kind} does not fit family {family}, {article(kind)}: it is for {fitting}; "
-                f"{family} can learn {known}"
-            )
-        unread = "prompts" if kind == "encoder" else "fill"
-        if self.model.start is None and getattr(self.evaluation, unread):
-            read = "prompts" if unread == "fill" else "fill"
-            raise ValueError(f"evaluation.{unread} does not fit family {family}: it reads evaluation.{read}")
-        pairs = getattr(objective, "sentences", "none")
+        for section in (objective, *objective.sections) if self.model.start is None else ():
+            if kind not in section.fits:
+                fitting = ", ".join(families_of(*section.fits))
+                known = ", ".join(name for name, section in KINDS.items() if kind in section.fits)
+                raise ValueError(
+                    f"objective {section.kind} does not fit family {family}, {article(kind)}: it is for {fitting}; "
+                    f"{family} can learn {known}"
+                )
+        read = {"encoder": "fill", "discriminator": None, "two-stream": None, "latent": None}.get(kind, "prompts")
+        for unread in {"fill", "prompts"} - {read} if self.model.start is None else ():
+            if getattr(self.evaluation, unread):
+                other = f"it reads evaluation.{read}" if read else "it neither fills nor continues a text"
+                raise ValueError(f"evaluation.{unread} does not fit family {family}: {other}")
+        pairs = objective.sentence_pairs
         if pairs != "none" and self.model.start is None and family != "bert":
             raise ValueError(f"objective.sentences {pairs} needs family bert: {family} has no head for pairs")
+        memory = getattr(objective, "memory", 0)
+        if memory >= self.training.length:
+            raise ValueError(
+                f"objective.memory {memory} leaves nothing to learn from in rows of training.length {self.training.length}; "
+                "shorten the memory or lengthen the rows"
+            )
         if self.model.positions is not None and self.model.positions < self.training.length:
             raise ValueError(
                 f"training.length {self.training.length} is longer than model.positions {self.model.positions}; "
                 "shorten the rows or raise the positions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_have_tokens(self) -> Recipe:
+        training, experts = self.training, self.model.experts
+        tokens = training.length * min(training.micro_rows or training.rows, training.rows)
+        if experts is not None and experts.number > tokens:
+            raise ValueError(
+                f"model.experts.number {experts.number} is more than the {tokens} tokens of a micro-batch; "
+                "lower it, or raise training.length or training.micro_rows"
             )
         return self
 
@@ -74,4 +93,4 @@ def article(noun: str) -> str:
 
 def _kind_for(family: object) -> str:
     """The objective of a family; of the default family where it is not known, which is reported elsewhere."""
-    return DEFAULT_KIND[KIND_OF.get(str(family), KIND_OF[Model().family])]
+    return DEFAULT_OF.get(str(family)) or DEFAULT_KIND[KIND_OF.get(str(family), KIND_OF[Model().family])]

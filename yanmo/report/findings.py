@@ -16,6 +16,7 @@ from yanmo.report.numbers import real
 
 Tree = dict[str, Any]
 PLAIN = ("step", "tokens", "norm", "learning_rate", "tokens_per_second", "seconds", "skipped")  # not means over targets
+MEASURES = ("expert_load", "dropped_tokens", "assignment_optimum")  # neither losses nor accuracies
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def records(path: Path) -> Iterator[Tree]:
 
 
 def _metrics(path: Path) -> tuple[list[Tree], list[Tree]]:
-    """Training and validation records by step, each with its `losses` and `accuracies`; the last line of a step counts.
+    """Training and validation records by step, each with `losses`, `accuracies` and `measures`; the last line of a step counts.
 
     As yanmo/train.py writes them: figures beside `step` for training, below `validation` for held-out text.
     """
@@ -113,10 +114,11 @@ def _metrics(path: Path) -> tuple[list[Tree], list[Tree]]:
         figures = mapping(record.get("validation")) or {key: record[key] for key in record if key not in PLAIN}
         means = {name: value for name, raw in figures.items() if (value := real(raw)) is not None}
         accuracies = {name: value for name, value in means.items() if name.endswith("accuracy")}
-        losses = {name: value for name, value in means.items() if name not in accuracies and name != "loss"}
+        measures = {name: value for name, value in means.items() if name in MEASURES}
+        losses = {name: value for name, value in means.items() if name not in (*accuracies, *measures, "loss")}
         losses = losses or {name: value for name, value in means.items() if name == "loss"}
         kind = validation if "validation" in record else training
-        kind[step] = {**record, "losses": losses, "accuracies": accuracies}
+        kind[step] = {**record, "losses": losses, "accuracies": accuracies, "measures": measures}
     return [training[step] for step in sorted(training)], [validation[step] for step in sorted(validation)]
 
 

@@ -42,6 +42,7 @@ def training_section(findings: Findings, words: Words) -> Element | None:
     small = [
         *charts[1:],
         *(_accuracy_chart(name, findings, words) for name in _names(everything, "accuracies")),
+        *(_measure_chart(name, findings, words) for name in _names(everything, "measures")),
         _curve("training.speed", training, "tokens_per_second", words),
         _curve("training.rate", training, "learning_rate", words, plain=True),
         _curve("training.norm", training, "norm", words),
@@ -73,6 +74,11 @@ def _accuracy_chart(name: str, findings: Findings, words: Words) -> Element:
     lines = _with_validation(findings, words, "accuracies", name)
     unit = words("training.accuracy.y")
     return line_chart(title, lines, words("training.step"), unit, height=170, from_zero=True, legend=False)
+
+
+def _measure_chart(name: str, findings: Findings, words: Words) -> Element:
+    lines, unit = _with_validation(findings, words, "measures", name), words(f"measure.{name}.y")
+    return line_chart(words(f"measure.{name}"), lines, words("training.step"), unit, height=170, from_zero=True, legend=False)
 
 
 def _with_validation(findings: Findings, words: Words, kind: str, name: str) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ FAMILIES = {
     "gpt2": "GPT-2",
     "llama": "Llama",
     "qwen3": "Qwen3",
+    "mixtral": "Mixtral",
 }
 
 
@@ -66,7 +68,7 @@ def render(findings: Findings) -> str:
 def _masthead(name: str, findings: Findings, words: Words) -> Element:
     config, pieces = findings.model, []
     if family := config.get("model_type") or dig(findings.recipe, "model", "family"):
-        pieces.append(FAMILIES.get(str(family), str(family)))
+        pieces.append(FAMILIES.get(str(family).removeprefix("yanmo-"), str(family)))
     layers = real(config.get("num_hidden_layers", config.get("n_layer")))
     width = real(config.get("hidden_size", config.get("n_embd")))
     if layers and width and (parameters := findings.parameters):
@@ -149,14 +151,18 @@ def _next(findings: Findings, words: Words) -> Element | None:
     recipe, model = f"{folder}/recipe.yaml", f"{folder}/pretrain/model"
     commands: dict[str, str] = {}
     if findings.model:
-        use = USES[KIND_OF[str(findings.model.get("model_type")).removeprefix("yanmo-")]]
+        family = str(findings.model.get("model_type"))
+        use = USES[KIND_OF[family.removeprefix("yanmo-")]]
+        use = replace(use, auto=None) if family.startswith("yanmo-") else use
         if use.verb == "generate":
             commands["next.generate"] = f"yanmo generate {model} --prompt {shlex.quote(words('next.prompt'))}"
         elif use.verb == "fill":
             commands["next.fill"] = f"yanmo fill {model} {shlex.quote(words('next.gap'))}"
+        elif use.verb == "sample":
+            commands["next.sample"] = f"yanmo sample {model}"
         else:
             commands["next.score"] = f"yanmo score {model} {shlex.quote(words('next.prompt'))}"
-        commands["next.load"] = _loading(use, str(findings.folder / "pretrain" / "model"))
+        commands["next.load" if use.auto else "next.own"] = _loading(use, str(findings.folder / "pretrain" / "model"))
     if findings.recipe:
         name = str(findings.recipe.get("name") or "run")
         if findings.model:

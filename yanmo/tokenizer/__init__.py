@@ -2,7 +2,7 @@
 
 from yanmo.tokenizer.encoding import Encoded, encode_documents
 from yanmo.tokenizer.tokens import Tokens, load_tokenizer, save_tokenizer
-from yanmo.tokenizer.training import adopt_tokenizer, train_tokenizer
+from yanmo.tokenizer.training import adopt_tokenizer, train_tokenizer, with_needed
 
 __all__ = [
     "Encoded",
@@ -12,4 +12,5 @@ __all__ = [
     "load_tokenizer",
     "save_tokenizer",
     "train_tokenizer",
+    "with_needed",
 ]

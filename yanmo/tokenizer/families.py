@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ class Special:
     pair: str | None = None
     types: bool = False
     """Whether the network takes token_type_ids."""
+    pads_left: bool = False
+    """What stands for a whole text comes last, so that padding must come first."""
 
     @property
     def mask(self) -> str | None:
@@ -43,6 +46,28 @@ BERT_ROLES = {
 }
 BERT_PAIR = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
 
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
+GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "mask": (("<mask>",), ("[MASK]",), ("<|mask|>",)),
+    "sentinels": (SENTINELS,),
+    "modes": (("<mode_R>", "<mode_S>", "<mode_X>"), ("[R]", "[S]", "[X]")),
+    "gaps": (
+        ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+        ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+        ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+        ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
+    ),
+}
+"""Special tokens that objectives write into texts, under the names that tokenizers have for them; the first are ours. UL2's
+[X] would also be found in Markdown's lists."""
+
+
+def additions(groups: Iterable[str], known: Collection[str]) -> list[str]:
+    """The names that must be added to those known, so that every group is there."""
+    lacking = [group for group in groups if not any(set(names) <= set(known) for names in GROUPS[group])]
+    return [name for group in lacking for name in GROUPS[group][0]]
+
+
 FAMILIES = {
     "bert": Special(tuple(BERT_ROLES.values()), BERT_ROLES, "[CLS]:0 $A:0 [SEP]:0", BERT_PAIR, types=True),
     **dict.fromkeys(
@@ -64,6 +89,27 @@ FAMILIES = {
         "<s>:0 $A:0 </s>:0",
         "<s>:0 $A:0 </s>:0 </s>:0 $B:0 </s>:0",
     ),
+    "t5": Special(
+        ("<pad>", "</s>", "<unk>", *SENTINELS),
+        {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+        "$A:0 </s>:0",
+        "$A:0 </s>:0 $B:0 </s>:0",
+    ),
+    "xlnet": Special(
+        ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"),
+        {
+            "unk_token": "<unk>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "cls_token": "<cls>",
+            "sep_token": "<sep>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+        },
+        "$A:0 <sep>:0 <cls>:2",
+        "$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2",
+        pads_left=True,
+    ),
     "gpt2": Special(
         ("<|endoftext|>",),
         {name: "<|endoftext|>" for name in ("bos_token", "eos_token", "unk_token", "pad_token")},
@@ -81,6 +127,12 @@ FAMILIES = {
 }
 
 
+FAMILIES["mixtral"] = FAMILIES["llama"]
+FAMILIES["bart"] = FAMILIES["roberta"]
+FAMILIES["vae"] = FAMILIES["llama"]  # texts that begin and end, and words that can be hidden
+FAMILIES["lstm"] = FAMILIES["ngram"] = FAMILIES["llama"]
+
+
 def transformers_config(family: str, kind: str, lowercase: bool) -> dict[str, Any]:
     """tokenizer_config.json, so that AutoTokenizer gives the ids of tokenizer.json whether or not config.json is near."""
     special = FAMILIES[family]
@@ -93,6 +145,8 @@ def transformers_config(family: str, kind: str, lowercase: bool) -> dict[str, An
     extra = [token for token in special.tokens if token not in special.roles.values()]
     if extra:
         config["additional_special_tokens"] = extra
+    if special.pads_left:
+        config["padding_side"] = "left"
     if family == "bert" and kind == "wordpiece":
         config |= {
             "tokenizer_class": "BertTokenizerFast",

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from yanmo.errors import UserError
 from yanmo.files import write_atomically
-from yanmo.tokenizer.families import GENERIC_CLASS
+from yanmo.tokenizer.families import GENERIC_CLASS, GROUPS, additions
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -90,6 +90,31 @@ class Tokens:
     @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.json).hexdigest()
+
+    def group(self, name: str) -> tuple[int, ...] | None:
+        """The ids of a group of special tokens (see yanmo.tokenizer.families), or None where the tokenizer has not all of them;
+        of sentinels as many as there are."""
+        if name == "mask":
+            return None if self.mask is None else (self.mask,)
+        for names in GROUPS[name]:
+            ids = [index for each in names if (index := self.tokenizer.token_to_id(each)) is not None]
+            if len(ids) == len(names) or (name == "sentinels" and ids):
+                return tuple(ids)
+        return None
+
+    def with_special(self, groups: Iterable[str]) -> Tokens:
+        """The same tokenizer with special tokens added, after all others, so that it has every group."""
+        lacking = [group for group in groups if self.group(group) is None]
+        names = additions(lacking, ())
+        if not names:
+            return self
+        tokenizer = Tokenizer.from_str(self.json.decode())
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        more: dict[str, Any] = {"mask_token": GROUPS["mask"][0][0]} if "mask" in lacking else {}
+        others = [name for name in names if name not in more.values()]
+        if others:
+            more["additional_special_tokens"] = [*self.config.get("additional_special_tokens", []), *others]
+        return Tokens.from_json(tokenizer.to_str(pretty=True).encode(), {**self.config, **more})
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of each text, without the special tokens around it."""

@@ -8,7 +8,7 @@ import json
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from yanmo.files import new_folder, writing
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Recipe
 from yanmo.tokenizer import kinds
-from yanmo.tokenizer.families import FAMILIES, transformers_config
+from yanmo.tokenizer.families import FAMILIES, GROUPS, additions, transformers_config
 from yanmo.tokenizer.pieces import HAN
 from yanmo.tokenizer.quality import measure
 from yanmo.tokenizer.tokens import REPORT_FILE, Tokens, load_tokenizer, save_tokenizer
@@ -33,9 +33,16 @@ DEFAULT_KINDS = {
     "electra-generator": "wordpiece",
     "roberta": "byte-bpe",
     "modernbert": "byte-bpe",
+    "t5": "unigram",
+    "bart": "byte-bpe",
     "gpt2": "byte-bpe",
     "qwen3": "byte-bpe",
     "llama": "bpe",
+    "mixtral": "bpe",
+    "xlnet": "unigram",
+    "vae": "wordpiece",
+    "lstm": "bpe",
+    "ngram": "bpe",
 }
 FOLDS_CASE = ("wordpiece", "unigram", "character")
 HAN_RUNS = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]{2,}")
@@ -96,7 +103,7 @@ def train_tokenizer(texts: Iterable[str], recipe: Recipe, folder: Path | str, pr
     pieces = sample.texts()
     if not pieces:
         raise UserError("there is no text to train a tokenizer on: the corpus is empty")
-    special, roles = _special(family, kind)
+    special, roles = _special(family, kind, recipe.objective.special)
     room = asked.vocabulary - len(special) - (256 if kind in kinds.LEARNS_WORDS else 0)
     if room < 1:
         raise UserError(
@@ -119,6 +126,8 @@ def train_tokenizer(texts: Iterable[str], recipe: Recipe, folder: Path | str, pr
     _check_size(tokenizer.get_vocab_size(), asked.vocabulary, kind, asked.min_frequency, sample.kept)
     _finish(tokenizer, family, special)
     config = {**transformers_config(family, kind, asked.lowercase), **roles}
+    if others := [name for name in special if name not in roles.values()]:
+        config["additional_special_tokens"] = others
     tokens = Tokens.from_json(tokenizer.to_str(pretty=True).encode(), config)
     figures = {"kind": kind, "asked": asked.vocabulary, "bytes_seen": sample.seen, "bytes_sampled": sample.kept}
     _write(tokens, pieces, figures, began, Path(folder))
@@ -130,17 +139,36 @@ def adopt_tokenizer(
 ) -> Tokenizer:
     """Copy an existing tokenizer (tokenizer.json or a folder that has one) into `folder`, and report how it fits the text.
 
-    Raises UserError when it cannot be read, or when an encoder is to be trained and it has no mask token.
+    Raises UserError when it cannot be read, or when it lacks special tokens that the objective needs and none may be added.
     """
     began = time.monotonic()
-    tokens = load_tokenizer(given)
-    if recipe.objective.kind == "masked" and tokens.mask is None:
-        raise UserError(f"{given}: this tokenizer has no mask token, which masked training needs; known: [MASK], <mask>")
+    tokens = with_needed(load_tokenizer(given), recipe, str(given))
     sample = _sampled(texts, int(recipe.tokenizer.sample_megabytes * 1e6), progress)
     kind = json.loads(tokens.json)["model"].get("type", "unknown")
     figures = {"kind": kind, "asked": None, "bytes_seen": sample.seen, "bytes_sampled": sample.kept}
     _write(tokens, sample.texts(), figures, began, Path(folder))
     return tokens.tokenizer
+
+
+NAMED = {
+    "mask": "mask token ([MASK], <mask>)",
+    "sentinels": "sentinels (<extra_id_0>, <extra_id_1> ...)",
+    "modes": "tokens for the modes of denoisers (<mode_R>, <mode_S>, <mode_X>)",
+    "gaps": "tokens for prefix, suffix and middle (<|fim_prefix|> ...)",
+}
+
+
+def with_needed(tokens: Tokens, recipe: Recipe, where: str) -> Tokens:
+    """An existing tokenizer with the special tokens that the recipe's objective writes: as it is where it has them, and with
+    tokenizer.add_special with those that it lacks. Raises UserError where it lacks some and none may be added."""
+    lacking = [group for group in recipe.objective.special if tokens.group(group) is None]
+    if lacking and not recipe.tokenizer.add_special:
+        named = " and no ".join(NAMED[group] for group in lacking)
+        raise UserError(
+            f"{where}: this tokenizer has no {named}, which objective {recipe.objective.kind} needs; "
+            "tokenizer.add_special=true adds what is lacking, and rows for it to the network of model.start"
+        )
+    return tokens.with_special(lacking)
 
 
 def _sampled(texts: Iterable[str], cap: int, progress: Progress) -> Sample:
@@ -154,10 +182,15 @@ def _sampled(texts: Iterable[str], cap: int, progress: Progress) -> Sample:
     return sample
 
 
-def _special(family: str, kind: str) -> tuple[list[str], dict[str, str]]:
-    """The family's special tokens and roles; kinds that lose characters get an unknown token where it has none."""
+def _special(family: str, kind: str, groups: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The family's special tokens and roles, and those that the objective writes; kinds that lose characters get an unknown
+    token where it has none."""
     special = FAMILIES[family]
     tokens, roles = list(special.tokens), dict(special.roles)
+    added = additions(groups, tokens)
+    tokens += added
+    if "mask" in groups and special.mask is None:
+        roles["mask_token"] = GROUPS["mask"][0][0]
     if kind not in kinds.KEEPS_RARE_CHARACTERS and roles["unk_token"] == roles.get("eos_token"):
         tokens.append("<unk>")
         roles["unk_token"] = "<unk>"
@@ -226,7 +259,7 @@ def _finish(tokenizer: Tokenizer, family: str, special: list[str]) -> None:
     """The family's special tokens as such, and its post-processor."""
     mask = FAMILIES[family].mask
     # A mask takes the space before it along in byte-level families (RoBERTa), so that it stands for " word".
-    lstrip = mask is not None and family in ("roberta", "modernbert")
+    lstrip = mask is not None and family in ("roberta", "modernbert", "bart")
     tokenizer.add_special_tokens([AddedToken(name, lstrip=lstrip and name == mask, special=True) for name in special])
     FAMILIES[family].add_processor(tokenizer)
     if tokenizer.post_processor is None and tokenizer.decoder is not None:

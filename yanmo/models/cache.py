@@ -1,0 +1,38 @@
+"""What a network that continues text remembers of it, so that every token is read once.
+
+Letters: R rows, T new tokens of a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from yanmo.batch import Packed
+
+
+class Cache(ABC):
+    """`rows` rows of one document each, read from the left, each at its own pace.
+
+    Make the next input with `take`: it knows where every row stands. lengths: (R,), tokens read so far.
+    """
+
+    def __init__(self, rows: int, device: torch.device):
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    def take(self, tokens: Tensor, counts: Tensor | None = None) -> Packed:
+        """(R, T) new tokens as Packed. counts: (R,), how many of a row's tokens are real, from the left; default all."""
+        length = tokens.shape[1]
+        place = torch.arange(length, device=tokens.device)[None]
+        real = torch.ones_like(tokens) if counts is None else (place < counts[:, None]).long()
+        return Packed(tokens, real, self.lengths[:, None] + place)
+
+    def advance(self, packed: Packed) -> None:
+        """Count the real tokens of `packed`, which have been read."""
+        self.lengths = self.lengths + (packed.documents > 0).sum(1)
+
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Take all but some rows (numbers) out."""

@@ -1,0 +1,165 @@
+"""Texts that become two: what is given, and what is asked for. An encoder-decoder reads the one and writes the other; a
+decoder reads the one both ways and goes on with the other.
+
+Letters: R rows, T places of a row, N places that have an answer.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yanmo.batch import Packed, Piece, Row
+from yanmo.models.network import Network
+from yanmo.models.seq2seq import Seq2Seq
+from yanmo.objectives.cross_entropy import cross_entropy
+from yanmo.objectives.layout import hidden_at
+from yanmo.objectives.objective import Loss, Objective
+from yanmo.tokenizer import Tokens
+
+MULTIPLE = 16
+"""Rows of sources and of targets are as long as a batch needs, rounded up to this: few shapes, little padding."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """given, asked: token ids, without the special tokens around them. ends: what is asked for is over where it ends; a text
+    that was cut off before its end is not."""
+
+    given: np.ndarray
+    asked: np.ndarray
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The most tokens that an Example of a piece may have: given, asked for, and of both together."""
+
+    given: int
+    asked: int
+    both: int
+
+
+@dataclass(frozen=True)
+class RewrittenBatch:
+    """source: what an encoder reads; None where a decoder has it at the beginning of `target`. target: what the decoder reads,
+    one place behind what it says. places, answers: (N,) places of `target` and the tokens that are to be said there."""
+
+    source: Packed | None
+    target: Packed
+    places: Tensor
+    answers: Tensor
+    counts: dict[str, int]
+
+    @property
+    def tokens(self) -> int:
+        return self.target.real + (0 if self.source is None else self.source.real)
+
+
+class Rewriting(Objective):
+    """What such objectives share. Encoder-decoders have the family's special tokens around both texts; decoders around the
+    whole, and an answer only where the text asked for is to be said. Losses are called `name`."""
+
+    def __init__(self, network: Network, tokens: Tokens, name: str):
+        super().__init__(network)
+        self.start = network.config.decoder_start if isinstance(network, Seq2Seq) else None
+        before = tokens.suffix[-1:] if self.start is None else ()
+        self.prefix, self.suffix, self.pad = tokens.prefix or before, tokens.suffix, tokens.pad
+        self.name = name
+
+    @abstractmethod
+    def rewrite(self, piece: Piece, rng: np.random.Generator) -> Example:
+        """What is given and what is asked for."""
+
+    @abstractmethod
+    def sizes(self, tokens: int) -> Sizes:
+        """The most that `rewrite` makes of a piece of so many tokens; none may fall when there are more."""
+
+    def places(self, tokens: int) -> int:
+        sizes = self.sizes(tokens)
+        return len(self.prefix) + len(self.suffix) + (sizes.both if self.start is None else max(sizes.given, sizes.asked))
+
+    def collate(self, rows: Sequence[Row], length: int) -> RewrittenBatch:
+        examples = [[self.rewrite(piece, row.rng) for piece in row.pieces] for row in rows]
+        return self._continued(examples, length) if self.start is None else self._apart(examples, length, self.start)
+
+    def losses(self, batch: RewrittenBatch, turn: str) -> dict[str, Loss]:
+        hidden = self.network(batch.target) if batch.source is None else self.network(batch.source, batch.target)
+        total, correct = cross_entropy(self.network.head, hidden_at(hidden, batch.places), batch.answers)
+        count = len(batch.answers)
+        return {self.name: Loss(total, count), "accuracy": Loss(correct, count, weight=0)}
+
+    def _apart(self, examples: list[list[Example]], length: int, start: int) -> RewrittenBatch:
+        """Sources and targets in rows of their own: document n of a row on one side belongs to document n on the other."""
+        sources = [[self._around(example.given, True) for example in row] for row in examples]
+        targets = [[self._around(example.asked, example.ends) for example in row] for row in examples]
+        source, asked = (side_by_side(side, self.pad, _needed(side, length)) for side in (sources, targets))
+        read = np.roll(asked.tokens, 1)                   # rows end in padding or in the end of a text: both are replaced
+        read[asked.positions == 0] = start
+        read[asked.documents == 0] = self.pad
+        places = np.flatnonzero(asked.documents)
+        target = Side(read, asked.documents, asked.positions, asked.whole)
+        return self._batch(source.packed(), target.packed(), places, asked.tokens.reshape(-1)[places])
+
+    def _continued(self, examples: list[list[Example]], length: int) -> RewrittenBatch:
+        """What is asked for follows what is given in one text; all of that sees all of that."""
+        texts, prefixes = [], []
+        for row in examples:
+            wholes = [self._around(np.concatenate([example.given, example.asked]), example.ends) for example in row]
+            texts.append(wholes)
+            read = [len(self.prefix) + len(example.given) for example in row]
+            prefixes.append([np.arange(len(whole)) < size for whole, size in zip(wholes, read, strict=True)])
+        side = side_by_side(texts, self.pad, length)
+        prefix = side_by_side(prefixes, 0, length).tokens.astype(bool)
+        said = (side.documents > 0) & ~prefix & (side.positions > 0)
+        places = np.flatnonzero(said) - 1
+        packed = Packed(*side.tensors(), whole=side.whole, prefix=torch.from_numpy(prefix))
+        return self._batch(None, packed, places, side.tokens.reshape(-1)[places + 1])
+
+    def _around(self, text: np.ndarray, ends: bool) -> np.ndarray:
+        return np.concatenate([self.prefix, text, self.suffix if ends else ()]).astype(np.int64)
+
+    def _batch(self, source: Packed | None, target: Packed, places: np.ndarray, answers: np.ndarray) -> RewrittenBatch:
+        counts = {self.name: len(places), "accuracy": len(places)}
+        return RewrittenBatch(source, target, torch.from_numpy(places), torch.from_numpy(answers), counts)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of texts as arrays, (R, T) each, as in Packed."""
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    positions: np.ndarray
+    whole: bool
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.from_numpy(self.tokens), torch.from_numpy(self.documents), torch.from_numpy(self.positions)
+
+    def packed(self) -> Packed:
+        return Packed(*self.tensors(), whole=self.whole)
+
+
+def side_by_side(rows: Sequence[Sequence[np.ndarray]], pad: int, length: int) -> Side:
+    """Texts of a row one after the other, numbered from 1, padding at the end. An empty one keeps its number."""
+    tokens = np.full((len(rows), length), pad, dtype=np.int64)
+    documents, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    for number, texts in enumerate(rows):
+        sizes = [len(text) for text in texts]
+        used = sum(sizes)
+        assert used <= length, "the packer put more into a row than it has places"
+        tokens[number, :used] = np.concatenate(texts)
+        documents[number, :used] = np.repeat(np.arange(1, len(texts) + 1), sizes)
+        positions[number, :used] = np.concatenate([np.arange(size) for size in sizes])
+    return Side(tokens, documents, positions, bool((documents == 1).all()))
+
+
+def _needed(rows: Sequence[Sequence[np.ndarray]], length: int) -> int:
+    """The length of rows that all of these fit into, at most `length` where the packer has kept to its bounds."""
+    longest = max(sum(map(len, texts)) for texts in rows)
+    return max(longest, min(length, -(-longest // MULTIPLE) * MULTIPLE))

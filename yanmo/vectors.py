@@ -1,0 +1,74 @@
+"""Texts as vectors, to be compared by their cosine.
+
+Letters: S texts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yanmo.batch import Packed, to_device
+from yanmo.errors import UserError
+from yanmo.models import Network
+from yanmo.models.encoder import Bidirectional
+from yanmo.objectives.contrast import VECTOR_KEY, Vector, vectors_of
+from yanmo.scoring import PLACES
+from yanmo.tokenizer import Tokens
+
+
+@torch.no_grad()
+def embed(network: Network, tokens: Tokens, texts: Sequence[str], vector: Vector | None = None) -> Tensor:
+    """A vector of length 1 for each text, (S, D) float32 on the CPU: the product of two is their cosine.
+
+    vector: "first", the hidden state of the first token, or "mean", of all; by default what the network was trained for (see
+    objective contrast), else mean. Raises UserError for a network that does not read both ways, and for a text longer than its
+    positions.
+    """
+    if not isinstance(network, Bidirectional):
+        raise UserError(
+            f"a {network.config.family} does not read both ways, so none of its states is of a whole text; use an encoder: bert, "
+            "roberta, modernbert, or a discriminator: electra"
+        )
+    chosen: Vector = vector or network.config.settings.get(VECTOR_KEY, "mean")
+    encoded = [[*tokens.prefix, *ids, *tokens.suffix] for ids in tokens.encode(texts)]
+    for number, ids in enumerate(encoded, 1):
+        if not ids:
+            raise UserError(f"text {number} is empty, and this tokenizer puts nothing around it: it has no vector")
+        if len(ids) > network.config.length:
+            raise UserError(
+                f"text {number} has {len(ids)} tokens, more than the {network.config.length} positions of this "
+                f"{network.config.family}; take the vectors of its parts"
+            )
+    found = torch.zeros(len(encoded), network.config.width)
+    training = network.training
+    network.eval()
+    try:
+        for group in _groups([len(ids) for ids in encoded]):
+            packed = to_device(_side_by_side([encoded[one] for one in group], tokens.pad), network.device)
+            found[group] = vectors_of(network(packed), packed, chosen).cpu()
+    finally:
+        network.train(training)
+    return F.normalize(found, dim=-1)
+
+
+def _side_by_side(rows: Sequence[Sequence[int]], pad: int) -> Packed:
+    """A text a row, padded at the end."""
+    sizes = torch.tensor([len(row) for row in rows])
+    place = torch.arange(int(sizes.max())).expand(len(rows), -1)
+    real = place < sizes[:, None]
+    ids = torch.full(real.shape, pad).masked_scatter(real, torch.tensor([one for row in rows for one in row]))
+    return Packed(ids, real.long(), place * real)
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Texts of about the same length, together as many as have PLACES places, padding included."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda one: lengths[one]):
+        if not groups or (len(groups[-1]) + 1) * lengths[number] > PLACES:
+            groups.append([])
+        groups[-1].append(number)
+    return groups
