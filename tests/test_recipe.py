@@ -54,6 +54,7 @@ def test_with_a_start_the_folder_says_what_is_read() -> None:
         (["model.family=gpt2", "objective.kind=masked"], "objective masked does not fit family gpt2, a decoder: it is for"),
         (["model.positions=64", "training.length=128"], "training.length 128 is longer than model.positions 64"),
         (["training.optimizer=adamw", "training.matrix_learning_rate=0.1"], "matrix_learning_rate belongs to optimizer muon"),
+        (["model.family=lstm", "training.matrix_learning_rate=0.1"], "nothing in lstm is moved by Muon"),
         (["model.family=roberta", "objective.sentences=next"], "sentences"),
         (["objective.kind=mask"], "objective.kind: 'mask' is not known; did you mean masked?"),
         (["training"], "is not an override"),

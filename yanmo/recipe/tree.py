@@ -62,6 +62,8 @@ class Recipe(Section):
         pairs = objective.sentence_pairs
         if pairs != "none" and self.model.start is None and family != "bert":
             raise ValueError(f"objective.sentences {pairs} needs family bert: {family} has no head for pairs")
+        if family in ("lstm", "ngram") and self.training.matrix_learning_rate is not None:
+            raise ValueError(f"training.matrix_learning_rate is Muon's, and nothing in {family} is moved by Muon; leave it out")
         memory = getattr(objective, "memory", 0)
         if memory >= self.training.length:
             raise ValueError(
