@@ -74,3 +74,13 @@ def test_a_spread_is_the_mean_and_the_range() -> None:
     row = Row("a", "gpt2", "causal", ({"bits_per_byte": 2.0}, {"bits_per_byte": 3.0}, {}), "")
     assert row.spread("bits_per_byte") == "2.5 (2-3)"
     assert row.spread("speed", "tokens_per_second") == "–"
+
+
+def test_overrides_are_those_of_a_run(tmp_path: Path) -> None:
+    path = comparison(tmp_path, gpt2={"model": {"family": "gpt2"}})
+    read = module._read(path)
+    training = module._recipe(read, "gpt2", 0, ["training.minutes=1"], path).training
+    assert (training.minutes, training.steps) == (1, None)  # one budget replaces another
+    assert read.base["training"]["steps"] == 2  # and only in this side
+    with pytest.raises(UserError, match="is not an override"):
+        module._recipe(read, "gpt2", 0, ["training"], path)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -24,7 +25,7 @@ from pydantic import Field, ValidationError
 from yanmo.display import note, number
 from yanmo.errors import UserError
 from yanmo.files import write_atomically
-from yanmo.recipe import Recipe, Section, parse_recipe, write_yaml
+from yanmo.recipe import Recipe, Section, apply_override, parse_recipe, write_yaml
 from yanmo.run import RECORD
 
 SHARED = ("corpus", "tokenizer", "shards")
@@ -104,14 +105,9 @@ def _read(path: Path) -> Comparison:
 
 
 def _recipe(comparison: Comparison, side: str, seed: int, overrides: list[str], path: Path) -> Recipe:
-    tree = _merged(comparison.base, comparison.sides[side])
+    tree = deepcopy(_merged(comparison.base, comparison.sides[side]))
     for override in overrides:
-        dotted, _, value = override.partition("=")
-        *parents, last = dotted.split(".")
-        inner: Any = yaml.safe_load(value)
-        for key in reversed([*parents, last]):
-            inner = {key: inner}
-        tree = _merged(tree, inner)
+        apply_override(tree, override)
     runs = str(Path(tree.get("runs", "runs")) / comparison.name)
     return parse_recipe({**tree, "name": f"{side}-seed{seed}", "seed": seed, "runs": runs}, f"{path}: side {side}")
 

@@ -28,7 +28,7 @@ from yanmo.recipe.objectives import (
     ReplacedObjective,
     SpanCorruptionObjective,
 )
-from yanmo.recipe.reading import parse_recipe, read_recipe, write_yaml
+from yanmo.recipe.reading import apply_override, parse_recipe, read_recipe, write_yaml
 from yanmo.recipe.section import Section
 from yanmo.recipe.text import (
     Clean,
@@ -90,6 +90,7 @@ __all__ = [
     "TokenizerKind",
     "Training",
     "Use",
+    "apply_override",
     "article",
     "families_of",
     "parse_recipe",

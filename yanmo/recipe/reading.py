@@ -25,7 +25,7 @@ def read_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recip
     """
     tree: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     return parse_recipe(tree, "command line" if path is None else str(path))
 
 
@@ -58,7 +58,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` in the tree. A budget on the command line replaces the file's."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted.strip():
