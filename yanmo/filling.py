@@ -11,6 +11,7 @@ from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.models import Encoder, Network
 from yanmo.models.encoder import Discriminator
+from yanmo.models.network import in_mode
 from yanmo.tokenizer import Tokens
 
 SPELLINGS = ("[MASK]", "<mask>")
@@ -57,12 +58,8 @@ def fill(network: Network, tokens: Tokens, text: str, k: int = 5) -> list[list[C
     packed = _one_document(ids, network)
     places = torch.tensor([place for place, token in enumerate(ids) if token == tokens.mask])
     assert len(places) == len(pieces) // 2, "every gap is one mask token"
-    training = network.training
-    network.eval()
-    try:
+    with in_mode(network):
         logits_NV = network.logits(network(packed)[0, places]).float().cpu()
-    finally:
-        network.train(training)
     best = logits_NV.softmax(-1)[:, : tokens.size].topk(k)  # ids after these only pad the vocabulary
     return [
         [

@@ -9,7 +9,6 @@ Letters: R rows, T tokens of a row, D width, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.models import Decoder, Network, NGram, Recurrent, Seq2Seq
 from yanmo.models.cache import Cache
-from yanmo.scoring import packed_rows
+from yanmo.models.network import in_mode
+from yanmo.scoring import packed_rows, random_of
 from yanmo.tokenizer import Tokens
 
 Writer = Decoder | Recurrent | NGram | Seq2Seq
@@ -179,13 +179,9 @@ def generate(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     writings = list(_begin(network, tokens, prompts, max_new_tokens, seed))
     ends = _ends(network, tokens) if stop_at_end else frozenset()
-    training = network.training
-    network.eval()
-    try:
+    with in_mode(network):
         for first in range(0, len(writings), ROWS):
             _write(network, tokens, writings[first : first + ROWS], sampling, ends, on_text)
-    finally:
-        network.train(training)
     return [_result(writing, max_new_tokens) for writing in writings]
 
 
@@ -208,9 +204,8 @@ def _begin(network: Writer, tokens: Tokens, prompts: list[str], max_new_tokens: 
                 f"{network.config.family}; shorten it, or train with larger model.positions"
             )
         room = longest - len(ids) + 1  # the last token is written and not read again
-        key = hashlib.sha256(f"{seed}/{before[prompt]}/{prompt}".encode("utf-8", "surrogatepass")).digest()
+        random = random_of(f"{seed}/{before[prompt]}/{prompt}")
         before[prompt] += 1
-        random = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
         yield _Writing(index, prompt, ids, min(room, max_new_tokens), random, TextStream(tokens, ids), source)
 
 

@@ -6,7 +6,6 @@ Letters: N texts, Z numbers of a latent, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,8 +16,10 @@ from torch import Tensor
 from yanmo.errors import UserError
 from yanmo.generation import Sampling
 from yanmo.models import Latent, Network
+from yanmo.models.network import in_mode
 from yanmo.models.posterior import Posterior
-from yanmo.scoring import beginning, packed_rows, surrounded
+from yanmo.objectives.latent import beginning
+from yanmo.scoring import packed_rows, random_of, surrounded
 from yanmo.tokenizer import Tokens
 
 ROWS = 32
@@ -42,7 +43,7 @@ def sample(
     network = _latent(network, "sample")
     if count < 1:
         raise UserError(f"count {count}: it must be at least 1")
-    randoms = _randoms(seed, count)
+    randoms = [random_of(f"{seed}/{number}") for number in range(count)]
     latents = torch.stack([torch.randn(network.config.latent, generator=random) for random in randoms])
     return write(network, tokens, latents, temperature=temperature, randoms=randoms, max_tokens=max_tokens)
 
@@ -78,12 +79,10 @@ def reconstruct(network: Network, tokens: Tokens, texts: Sequence[str], *, max_t
 @torch.no_grad()
 def encode(network: Latent, tokens: Tokens, texts: Sequence[str]) -> Posterior:
     """The posteriors of some texts. Raises UserError for a text longer than the positions."""
-    training, found = network.training, list[Posterior]()
-    network.eval()
-    rows = surrounded(network, tokens, tokens.encode(texts))
-    for first in range(0, len(rows), ROWS):
-        found.append(network.encode(packed_rows(rows[first : first + ROWS], tokens.pad, network.device)))
-    network.train(training)
+    rows, found = surrounded(network, tokens, tokens.encode(texts)), list[Posterior]()
+    with in_mode(network):
+        for first in range(0, len(rows), ROWS):
+            found.append(network.encode(packed_rows(rows[first : first + ROWS], tokens.pad, network.device)))
     return Posterior(torch.cat([one.mean for one in found]), torch.cat([one.log_variance for one in found]))
 
 
@@ -105,12 +104,11 @@ def write(
     limit = room if max_tokens is None else min(max_tokens, room)
     if limit < 1:
         raise UserError(f"max_tokens {max_tokens}: it must be at least 1")
-    training, written = network.training, list[Written]()
-    network.eval()
-    for first in range(0, len(latents_NZ), ROWS):
-        part = latents_NZ[first : first + ROWS].to(network.device)
-        written += _write(network, tokens, part, sampling, randoms[first : first + ROWS], limit)
-    network.train(training)
+    written: list[Written] = []
+    with in_mode(network):
+        for first in range(0, len(latents_NZ), ROWS):
+            part = latents_NZ[first : first + ROWS].to(network.device)
+            written += _write(network, tokens, part, sampling, randoms[first : first + ROWS], limit)
     return written
 
 
@@ -153,8 +151,3 @@ def _latent(network: Network, verb: str) -> Latent:
     if not isinstance(network, Latent):
         raise UserError(f"{verb}: a {network.config.family} has no latent; train a vae (recipes/vae-en.yaml)")
     return network
-
-
-def _randoms(seed: int, count: int) -> list[torch.Generator]:
-    keys = [hashlib.sha256(f"{seed}/{number}".encode()).digest() for number in range(count)]
-    return [torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1) for key in keys]

@@ -18,6 +18,8 @@ from yanmo.batch import Documents, Packed
 from yanmo.errors import UserError
 from yanmo.models import Latent, Network, Seq2Seq, twostream
 from yanmo.models.encoder import Discriminator
+from yanmo.models.network import in_mode
+from yanmo.objectives.latent import beginning
 from yanmo.progress import Progress, silent
 from yanmo.tokenizer import Encoded, Tokens, encode_documents
 
@@ -116,12 +118,7 @@ def pseudo_log_likelihood(
     if mask is None:
         raise UserError("this tokenizer has no mask token, so nothing can be masked; load the tokenizer of an encoder")
     around = len(tokens.prefix) + len(tokens.suffix)
-    for number, text in enumerate(encoded, 1):
-        if len(text.tokens) + around > network.config.length:
-            raise UserError(
-                f"text {number} has {len(text.tokens) + around} tokens, more than the {network.config.length} positions of "
-                f"this {network.config.family}; score it in parts"
-            )
+    refuse_long(network, (len(text.tokens) + around for text in encoded), "score it in parts")
 
     def questions() -> Iterator[Question]:
         for document in np.argsort([len(text.tokens) for text in encoded], kind="stable"):
@@ -150,25 +147,19 @@ def written_log_likelihood(network: Seq2Seq, tokens: Tokens, texts: Sequence[Seq
     gap = (sentinels or mask or ())[:1]
     source = [*tokens.prefix, *gap, *tokens.suffix]
     lead = [network.config.decoder_start, *tokens.prefix, *(gap if sentinels else ())]  # a sentinel is written before its text
-    training, sums = network.training, np.zeros(len(texts))
-    for number, text in enumerate(texts, 1):
-        if len(lead) + len(text) - 1 > network.config.length:
-            raise UserError(
-                f"text {number} has {len(lead) + len(text) - 1} tokens, more than the {network.config.length} positions of this "
-                f"{network.config.family}; score it in parts"
-            )
-    network.eval()
+    refuse_long(network, (len(lead) + len(text) - 1 for text in texts), "score it in parts")
+    sums = np.zeros(len(texts))
     order = sorted((index for index, text in enumerate(texts) if len(text)), key=lambda index: len(texts[index]))
     asked = [(index, np.array([*lead, *texts[index]], np.int64)) for index in order]
     questions = (Question(index, ids[:-1], np.arange(len(lead) - 1, len(ids) - 1), ids[len(lead) :]) for index, ids in asked)
-    for batch in _batches(questions):
-        read = packed_rows([source] * len(batch), tokens.pad, network.device)
-        hidden_RUD = network(read, packed_rows([question.ids for question in batch], tokens.pad, network.device))
-        for question, hidden_UD in zip(batch, hidden_RUD, strict=True):
-            answers = torch.from_numpy(question.answers).to(network.device)
-            found = network.log_probabilities(hidden_UD[torch.from_numpy(question.places).to(network.device)], answers)
-            sums[question.document] = float(found.sum())
-    network.train(training)
+    with in_mode(network):
+        for batch in _batches(questions):
+            read = packed_rows([source] * len(batch), tokens.pad, network.device)
+            hidden_RUD = network(read, packed_rows([question.ids for question in batch], tokens.pad, network.device))
+            for question, hidden_UD in zip(batch, hidden_RUD, strict=True):
+                answers = torch.from_numpy(question.answers).to(network.device)
+                found = network.log_probabilities(hidden_UD[torch.from_numpy(question.places).to(network.device)], answers)
+                sums[question.document] = float(found.sum())
     return sums
 
 
@@ -184,48 +175,46 @@ def importance_weighted_likelihood(
     """
     if samples < 1:
         raise UserError(f"samples {samples}: it must be at least 1")
-    training = network.training
-    network.eval()
     scores = np.zeros(len(texts))
     lead, whole = len(beginning(tokens)), surrounded(network, tokens, texts)
     order = sorted((index for index, text in enumerate(texts) if len(text)), key=lambda index: len(texts[index]))
-    for first in range(0, len(order), LATENT_ROWS):
-        numbers = order[first : first + LATENT_ROWS]
-        read = packed_rows([whole[index] for index in numbers], tokens.pad, network.device)
-        length = read.tokens.shape[1]
-        asked = [
-            row * length + place
-            for row, index in enumerate(numbers)
-            for place in range(lead, lead + len(texts[index]))
-        ]
-        places = torch.tensor(asked, device=network.device)
-        answers = read.tokens.flatten()[places]
-        noise_KNZ = torch.stack([_noise(texts[index], seed, (samples, network.config.latent)) for index in numbers], 1)
-        scores[numbers] = network.importance_bound(read, places, answers, noise_KNZ.to(network.device)).cpu().numpy()
-    network.train(training)
+    with in_mode(network):
+        for first in range(0, len(order), LATENT_ROWS):
+            numbers = order[first : first + LATENT_ROWS]
+            read = packed_rows([whole[index] for index in numbers], tokens.pad, network.device)
+            asked = [row * read.tokens.shape[1] + np.arange(lead, lead + len(texts[one])) for row, one in enumerate(numbers)]
+            places = torch.from_numpy(np.concatenate(asked)).to(network.device)
+            drawn = [_noise(texts[index], seed, (samples, network.config.latent)) for index in numbers]
+            noise_KNZ = torch.stack(drawn, 1).to(network.device)
+            answers = read.tokens.flatten()[places]
+            scores[numbers] = network.importance_bound(read, places, answers, noise_KNZ).cpu().numpy()
     return scores
-
-
-def beginning(tokens: Tokens) -> tuple[int, ...]:
-    """What stands in front of a text: as the objective has it."""
-    return tokens.prefix or tokens.suffix[-1:] or (tokens.pad,)
 
 
 def surrounded(network: Latent, tokens: Tokens, texts: Sequence[Sequence[int]]) -> list[list[int]]:
     """The ids of texts with what stands around each. Raises UserError for one that is longer than the positions."""
     rows = [[*beginning(tokens), *text, *tokens.suffix] for text in texts]
-    for number, row in enumerate(rows, 1):
-        if len(row) > network.config.length:
-            raise UserError(
-                f"text {number} has {len(row)} tokens, more than the {network.config.length} positions of this "
-                f"{network.config.family}; shorten it"
-            )
+    refuse_long(network, map(len, rows), "shorten it")
     return rows
 
 
+def refuse_long(network: Network, lengths: Iterable[int], remedy: str) -> None:
+    """Raises UserError for the first text of more tokens than the network has positions, saying what to do."""
+    longest = network.config.length
+    for number, length in enumerate(lengths, 1):
+        if length > longest:
+            family = network.config.family
+            raise UserError(f"text {number} has {length} tokens, more than the {longest} positions of this {family}; {remedy}")
+
+
+def random_of(key: str) -> torch.Generator:
+    """Randomness that is a function of a text and of nothing else."""
+    drawn = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+    return torch.Generator().manual_seed(int.from_bytes(drawn[:8], "little") >> 1)
+
+
 def _noise(text: Sequence[int], seed: int, shape: tuple[int, int]) -> Tensor:
-    key = hashlib.sha256(f"{seed}/{' '.join(map(str, text))}".encode()).digest()
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1))
+    return torch.randn(shape, generator=random_of(f"{seed}/{' '.join(map(str, text))}"))
 
 
 @torch.no_grad()
@@ -248,7 +237,7 @@ def permutation_log_likelihood(
         raise UserError(f"{permutations} permutations: at least one order is needed")
     prefix, suffix = (np.array(ids, np.int64) for ids in (tokens.prefix, tokens.suffix))
     total = permutations * sum(len(text.tokens) + len(prefix) + len(suffix) for text in encoded if len(text.tokens))
-    sums, done, device, training = np.zeros(len(encoded)), 0, network.device, network.training
+    sums, done, device = np.zeros(len(encoded)), 0, network.device
 
     def questions() -> Iterator[Question]:
         for document in np.argsort([len(text.tokens) for text in encoded], kind="stable").tolist():
@@ -259,8 +248,7 @@ def permutation_log_likelihood(
                 order = rng.permutation(len(text))
                 yield Question(document, ids, len(prefix) + order, text[order])
 
-    network.eval()
-    try:
+    with in_mode(network):
         for batch in _batches(questions()):
             packed = packed_rows([question.ids for question in batch], tokens.pad, device)
             ranks = np.full(packed.tokens.shape, twostream.CONTEXT)
@@ -275,8 +263,6 @@ def permutation_log_likelihood(
             np.add.at(sums, owners, network.log_probabilities(hidden_ND, answers).cpu().numpy() / permutations)
             done += packed.real
             progress(done, total, "tokens")
-    finally:
-        network.train(training)
     return sums
 
 
@@ -286,10 +272,8 @@ def _sum_up(
 ) -> np.ndarray:
     """Put every question to the network, rows of like length together, and add the answers to `sums` (documents,)."""
     device = network.device
-    training = network.training
-    network.eval()
     done = 0
-    try:
+    with in_mode(network):
         for batch in _batches(questions):
             packed = packed_rows([question.ids for question in batch], pad, device)
             rows = np.repeat(np.arange(len(batch)), [len(question.places) for question in batch])
@@ -300,8 +284,6 @@ def _sum_up(
             np.add.at(sums, np.array([question.document for question in batch])[rows], found)
             done += sum(len(question.ids) for question in batch)
             progress(done, places, "tokens")
-    finally:
-        network.train(training)
     return sums
 
 

@@ -220,11 +220,11 @@ class Trainer:
         names = self.ranks.share(sorted(self.objective.counts(batches[0])) if batches else [])
         _, tokens = self._counts(names, batches)
         totals, weights, observed = [torch.zeros(2, len(names), device=self.ranks.device)], dict[str, float](), list[Tensor]()
-        for batch in batches:
-            losses = self.objective.measure(to_device(batch, self.ranks.device))
+        for batch in (to_device(batch, self.ranks.device) for batch in batches):
+            losses = self.objective.measure(batch)
             weights = {name: loss.weight for name, loss in losses.items()}
             totals.append(totals_of(losses, names))
-            seen = self.objective.observe(to_device(batch, self.ranks.device))
+            seen = self.objective.observe(batch)
             observed += [] if seen is None else [seen]
         self.objective.train()
         gathered = self.ranks.gather(torch.cat(observed) if observed else None)

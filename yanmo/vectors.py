@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yanmo.batch import Packed, to_device
 from yanmo.errors import UserError
 from yanmo.models import Network
 from yanmo.models.encoder import Bidirectional
+from yanmo.models.network import in_mode
 from yanmo.objectives.contrast import VECTOR_KEY, Vector, vectors_of
-from yanmo.scoring import PLACES
+from yanmo.scoring import PLACES, packed_rows, refuse_long
 from yanmo.tokenizer import Tokens
 
 
@@ -38,30 +38,13 @@ def embed(network: Network, tokens: Tokens, texts: Sequence[str], vector: Vector
     for number, ids in enumerate(encoded, 1):
         if not ids:
             raise UserError(f"text {number} is empty, and this tokenizer puts nothing around it: it has no vector")
-        if len(ids) > network.config.length:
-            raise UserError(
-                f"text {number} has {len(ids)} tokens, more than the {network.config.length} positions of this "
-                f"{network.config.family}; take the vectors of its parts"
-            )
+    refuse_long(network, map(len, encoded), "take the vectors of its parts")
     found = torch.zeros(len(encoded), network.config.width)
-    training = network.training
-    network.eval()
-    try:
+    with in_mode(network):
         for group in _groups([len(ids) for ids in encoded]):
-            packed = to_device(_side_by_side([encoded[one] for one in group], tokens.pad), network.device)
+            packed = packed_rows([encoded[one] for one in group], tokens.pad, network.device)
             found[group] = vectors_of(network(packed), packed, chosen).cpu()
-    finally:
-        network.train(training)
     return F.normalize(found, dim=-1)
-
-
-def _side_by_side(rows: Sequence[Sequence[int]], pad: int) -> Packed:
-    """A text a row, padded at the end."""
-    sizes = torch.tensor([len(row) for row in rows])
-    place = torch.arange(int(sizes.max())).expand(len(rows), -1)
-    real = place < sizes[:, None]
-    ids = torch.full(real.shape, pad).masked_scatter(real, torch.tensor([one for row in rows for one in row]))
-    return Packed(ids, real.long(), place * real)
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:

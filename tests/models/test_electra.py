@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_parity import reread, write
 
 from yanmo.batch import Packed
 from yanmo.errors import UserError
@@ -45,20 +45,6 @@ def theirs_of(name: str, changes: dict[str, Any]) -> Any:
         for parameter_name, parameter in model.named_parameters():
             parameter.normal_(1.0 if parameter.dim() == 1 and parameter_name.endswith("weight") else 0.0, 0.1)
     return model
-
-
-def write(model: Any, folder: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.save_pretrained(folder)
-
-
-def reread(name: str, folder: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model, report = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
-    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
-    return model.eval()
 
 
 def scores(network: Network, packed: Packed) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_parity import write
 from torch import Tensor
 
 from yanmo import models
@@ -40,12 +41,6 @@ def theirs(**changes: Any) -> Any:
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0, 0.1)
     return model
-
-
-def write(model: Any, folder: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.save_pretrained(folder)
 
 
 def ours(model: Any, folder: Path) -> TwoStream:

@@ -5,15 +5,13 @@ Letters: R rows, T new tokens of a row.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor
 
 from yanmo.batch import Packed
 
 
-class Cache(ABC):
+class Cache:
     """`rows` rows of one document each, read from the left, each at its own pace.
 
     Make the next input with `take`: it knows where every row stands. lengths: (R,), tokens read so far.
@@ -33,6 +31,6 @@ class Cache(ABC):
         """Count the real tokens of `packed`, which have been read."""
         self.lengths = self.lengths + (packed.documents > 0).sum(1)
 
-    @abstractmethod
     def keep(self, rows: Tensor) -> None:
         """Take all but some rows (numbers) out."""
+        self.lengths = self.lengths[rows]

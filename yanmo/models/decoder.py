@@ -46,8 +46,15 @@ class KeyValueCache(Cache):
     def keep(self, rows: Tensor) -> None:
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
-        self.lengths = self.lengths[rows]
+        super().keep(rows)
         self.used = int(self.lengths.max())
+
+    def with_room_for(self, packed: Packed) -> int:
+        """Places in use when `packed` has been read. Raises UserError when there are not so many."""
+        used = self.used + packed.tokens.shape[1]
+        if used > self.places:
+            raise UserError(f"the cache holds {self.places} tokens a row and {used} are needed; make it larger")
+        return used
 
 
 class Decoder(Stack):
@@ -70,9 +77,7 @@ class Decoder(Stack):
 
     @torch.no_grad()
     def _continue(self, packed: Packed, cache: KeyValueCache) -> Tensor:
-        used = cache.used + packed.tokens.shape[1]
-        if used > cache.places:
-            raise UserError(f"the cache holds {cache.places} tokens a row and {used} are needed; make it larger")
+        used = cache.with_room_for(packed)
         x_RTD = self.embed(packed)
         views = self.views(partial(View.of_memory, packed, used, compute_dtype(x_RTD)))
         for block, view, keys, values in zip(self.blocks, views, cache.keys, cache.values, strict=True):

@@ -29,10 +29,6 @@ from yanmo.models.network import Network, NetworkConfig, StackConfig, compute_dt
 from yanmo.models.posterior import Posterior, importance_weighted, prior_log_density
 from yanmo.models.recurrent import Recurrent, RecurrentConfig
 
-SCORES = 1024
-"""Places whose scores over the vocabulary are held at once where each answer's own probability is asked for."""
-
-
 PartConfig = StackConfig | RecurrentConfig
 """What encoder and decoder are: transformers or LSTMs."""
 QUIET = 0.1
@@ -90,7 +86,7 @@ class LatentDecoder(Decoder):
         assert writing.cache is not None, "writing was begun by this decoder"
         packed = writing.cache.take(tokens_NT)
         begins = writing.cache.used == 0
-        used = writing.cache.used + tokens_NT.shape[1]
+        used = writing.cache.with_room_for(packed)
         latents = writing.latents.to(self.latent_memory.weight.dtype)
         x_NTD = self.embed(packed) + self.latent_embedding(latents)[:, None]
         memory_NBD = self._memory(latents).to(x_NTD.dtype)
@@ -206,12 +202,8 @@ class Latent(Network):
     def log_likelihood(self, written: Packed, places: Tensor, answers: Tensor, latents_NZ: Tensor) -> Tensor:
         """The log-probability of each text given its latent, (N,), in nats: of `answers` (M,) at `places` (M,) in R*T."""
         hidden = self.decoder.write(written, latents_NZ).flatten(0, 1).index_select(0, places)
-        found = []
-        for part, asked in zip(hidden.split(SCORES), answers.split(SCORES), strict=True):
-            logits = self.logits(part).float()
-            found.append(logits.gather(1, asked[:, None])[:, 0] - logits.logsumexp(-1))
-        owner = Texts.of(written).owner[places]
-        return torch.zeros(len(latents_NZ), device=owner.device).index_add(0, owner, torch.cat(found))
+        found, owner = self.log_probabilities(hidden, answers).float(), Texts.of(written).owner[places]
+        return torch.zeros(len(latents_NZ), device=owner.device).index_add(0, owner, found.to(owner.device))
 
     @torch.no_grad()
     def importance_bound(self, read: Packed, places: Tensor, answers: Tensor, noise_KNZ: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ Letters: R rows, T tokens of a row, D width, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -179,6 +180,17 @@ class Stack(Network):
         kinds = [(block.attention.window, block.attention.rotary) for block in self.config.blocks]
         made = {kind: make(*kind) for kind in dict.fromkeys(kinds)}
         return [made[kind] for kind in kinds]
+
+
+@contextmanager
+def in_mode(network: nn.Module, training: bool = False) -> Iterator[None]:
+    """The network as it is used (or trained), and afterwards as it was before."""
+    before = network.training
+    network.train(training)
+    try:
+        yield
+    finally:
+        network.train(before)
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:

@@ -47,7 +47,8 @@ class NGramCache(Cache):
         self.contexts = torch.full((rows, contexts), -1, device=device)
 
     def keep(self, rows: Tensor) -> None:
-        self.contexts, self.lengths = self.contexts[rows], self.lengths[rows]
+        super().keep(rows)
+        self.contexts = self.contexts[rows]
 
 
 class NGram(Network):

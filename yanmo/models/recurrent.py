@@ -60,7 +60,7 @@ class RecurrentCache(Cache):
 
     def keep(self, rows: Tensor) -> None:
         self.states = [LstmState(state.given[rows], state.held[rows]) for state in self.states]
-        self.lengths = self.lengths[rows]
+        super().keep(rows)
 
 
 class Recurrent(Network):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.batch import Packed
-from yanmo.errors import UserError
 from yanmo.layers import (
     Block,
     BlockConfig,
@@ -148,9 +147,7 @@ class Seq2Seq(Network):
     @torch.no_grad()
     def write(self, packed: Packed, cache: SourceCache) -> Tensor:
         """Hidden states (R, U, D) at new places, which `cache.take` made and `cache` remembers; without gradient."""
-        used = cache.used + packed.tokens.shape[1]
-        if used > cache.places:
-            raise UserError(f"the cache holds {cache.places} tokens a row and {used} are needed; make it larger")
+        used = cache.with_room_for(packed)
         x_RUD = self.decoder.embed(packed)
         dtype = compute_dtype(x_RUD)
         view, across = View.of_memory(packed, used, dtype), View.across(packed, cache.source, dtype)

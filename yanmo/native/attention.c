@@ -73,8 +73,8 @@ static void soften(Forward *f, const Reach *reach, int block, const int *list, i
         const __m512 bases = _mm512_set1_ps(base[i]);
         __m512 total[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int b = 0; b < count; b++) {
-            __m512 low = power_of_2(_mm512_fmsub_ps(_mm512_load_ps(line + b * BLOCK), scales, bases));
-            __m512 high = power_of_2(_mm512_fmsub_ps(_mm512_load_ps(line + b * BLOCK + 16), scales, bases));
+            __m512 low = two_to16(_mm512_fmsub_ps(_mm512_load_ps(line + b * BLOCK), scales, bases));
+            __m512 high = two_to16(_mm512_fmsub_ps(_mm512_load_ps(line + b * BLOCK + 16), scales, bases));
             total[0] = _mm512_add_ps(total[0], low), total[1] = _mm512_add_ps(total[1], high);
             store32(f->weights + i * WEIGHT_LINE + b * BLOCK, low, high);
         }
@@ -210,7 +210,7 @@ static void weigh(const Backward *g, const Reach *reach, int key_block, int quer
         for (int odd = 0; odd < 2; odd++)
             for (int half = 0; half < 2; half++) {
                 const int from = (i + odd) * BLOCK + half * 16;
-                __m512 weight = power_of_2(_mm512_fmsub_ps(_mm512_load_ps(g->scores + from), scales, lse[half]));
+                __m512 weight = two_to16(_mm512_fmsub_ps(_mm512_load_ps(g->scores + from), scales, lse[half]));
                 if (!whole)
                     weight = _mm512_maskz_mov_ps(seen_queries(reach, key_block * BLOCK + i + odd,
                         query_block * BLOCK + half * 16), weight);

@@ -3,7 +3,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "tile.h"
+#include "vector.h"
 
 enum {
     BLOCK = 32,
@@ -127,18 +127,6 @@ static inline __mmask16 seen_queries(const Reach *reach, int key, int query) {
 }
 
 /* ---- numbers ---- */
-
-/* 2^y to 1e-7; -inf gives 0 and what is no number stays so. */
-static inline __m512 power_of_2(__m512 y) {
-    const __m512 f = _mm512_reduce_ps(y, 0x09); /* what is above the floor */
-    __m512 p = _mm512_set1_ps(0.0018775766948238015f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.008989340625703335f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05582631751894951f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24015361070632935f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931530833244324f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999999403953552f));
-    return _mm512_scalef_ps(p, y);
-}
 
 static inline void store32(bf16 *x, __m512 low, __m512 high) { _mm512_storeu_si512(x, (__m512i)_mm512_cvtne2ps_pbh(high,
     low)); }

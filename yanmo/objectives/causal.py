@@ -15,7 +15,7 @@ from torch import Tensor
 from yanmo.batch import Packed, Piece, Row
 from yanmo.models.network import Network
 from yanmo.objectives.cross_entropy import cross_entropy
-from yanmo.objectives.layout import Segment, Text, hidden_at, lay_out
+from yanmo.objectives.layout import Text, hidden_at, lay_out
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.recipe import CausalObjective
 from yanmo.tokenizer import Tokens
@@ -68,7 +68,7 @@ class Causal(Objective):
 
     def text(self, piece: Piece, rng: np.random.Generator) -> Text:
         """A piece as it is read."""
-        return Text((Segment(piece.tokens, piece.words),), self.suffix if piece.ends else ())
+        return Text.of(piece, self.suffix if piece.ends else ())
 
     def losses(self, batch: CausalBatch, turn: str) -> dict[str, Loss]:
         return self.losses_of(self.network(batch.packed), batch)

@@ -8,7 +8,6 @@ Letters: R rows, T places of a row, S texts, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,8 +19,8 @@ from yanmo.batch import Packed, Row
 from yanmo.errors import UserError
 from yanmo.layers import Attention
 from yanmo.layers.texts import Texts
-from yanmo.models.network import Network
-from yanmo.objectives.layout import Segment, Text, lay_out
+from yanmo.models.network import Network, in_mode
+from yanmo.objectives.layout import Text, lay_out
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.recipe import ContrastObjective
 from yanmo.tokenizer import Tokens
@@ -78,7 +77,7 @@ class Contrast(Objective):
         return tokens + len(self.prefix) + len(self.suffix)
 
     def collate(self, rows: Sequence[Row], length: int) -> ContrastBatch:
-        texts = [[Text((Segment(piece.tokens, piece.words),), self.suffix) for piece in row.pieces] for row in rows]
+        texts = [[Text.of(piece, self.suffix) for piece in row.pieces] for row in rows]
         layout = lay_out(texts, length, self.prefix, (), self.pad)
         count = len(layout.firsts) if len(layout.firsts) > 1 else 0
         return ContrastBatch(layout.packed(), {"contrast": count, "accuracy": count})
@@ -100,7 +99,7 @@ class Contrast(Objective):
 
     def _read_twice(self, packed: Packed, dense: nn.Linear | None) -> tuple[Tensor, Tensor]:
         """Two vectors of each text, (S, D) each, of length 1."""
-        with _dropping(self.network):
+        with in_mode(self.network, training=True):  # dropout is on
             first, second = (vectors_of(self.network(packed), packed, self.recipe.vector) for _ in range(2))
         if dense is not None:
             first, second = (torch.tanh(dense(one.to(dense.weight.dtype))).float() for one in (first, second))
@@ -160,14 +159,3 @@ def set_dropout(network: nn.Module, share: float) -> None:
             part.p = share
         elif isinstance(part, Attention):
             part.config = replace(part.config, dropout=share)
-
-
-@contextmanager
-def _dropping(network: nn.Module):
-    """Dropout is on."""
-    training = network.training
-    network.train()
-    try:
-        yield
-    finally:
-        network.train(training)

@@ -23,7 +23,7 @@ from yanmo.models.latent import Latent, after_memory
 from yanmo.models.network import Network
 from yanmo.models.posterior import Posterior
 from yanmo.objectives.cross_entropy import cross_entropy
-from yanmo.objectives.layout import Segment, Text, hidden_at, lay_out
+from yanmo.objectives.layout import Text, hidden_at, lay_out
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.recipe import ElboObjective
 from yanmo.tokenizer import Tokens
@@ -63,7 +63,7 @@ class Elbo(Objective):
         assert isinstance(network, Latent), "the recipe is read with a latent network"
         super().__init__(network)
         self.recipe = recipe
-        self.prefix, self.suffix, self.pad = tokens.prefix or tokens.suffix[-1:] or (tokens.pad,), tokens.suffix, tokens.pad
+        self.prefix, self.suffix, self.pad = beginning(tokens), tokens.suffix, tokens.pad
         hidden = tokens.mask if tokens.unknown is None else tokens.unknown
         if hidden is None and recipe.word_dropout:
             raise UserError(
@@ -80,10 +80,7 @@ class Elbo(Objective):
         return tokens + len(self.prefix) + len(self.suffix)
 
     def collate(self, rows: Sequence[Row], length: int) -> ElboBatch:
-        texts = [
-            [Text((Segment(piece.tokens, piece.words),), self.suffix if piece.ends else ()) for piece in row.pieces]
-            for row in rows
-        ]
+        texts = [[Text.of(piece, self.suffix if piece.ends else ()) for piece in row.pieces] for row in rows]
         layout = lay_out(texts, length, self.prefix, (), self.pad)
         read = layout.packed()
         places = np.flatnonzero(layout.positions >= len(self.prefix))
@@ -154,6 +151,11 @@ class Elbo(Objective):
         tokens = batch.written.tokens
         dropped = batch.droppable & (torch.rand(tokens.shape, device=tokens.device) < self.recipe.word_dropout)
         return replace(batch.written, tokens=tokens.masked_fill(dropped, self.hidden))
+
+
+def beginning(tokens: Tokens) -> tuple[int, ...]:
+    """What stands in front of a text: never nothing, for the first token is written after something."""
+    return tokens.prefix or tokens.suffix[-1:] or (tokens.pad,)
 
 
 def kl_weight(step: int, steps: int, cycles: int, rise: float) -> float:

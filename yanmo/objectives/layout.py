@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yanmo.batch import Packed
+from yanmo.batch import Packed, Piece
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Text:
 
     segments: tuple[Segment, ...]
     suffix: tuple[int, ...]
+
+    @staticmethod
+    def of(piece: Piece, suffix: tuple[int, ...]) -> Text:
+        """A piece as it is, and what follows it."""
+        return Text((Segment(piece.tokens, piece.words),), suffix)
 
 
 @dataclass(frozen=True)

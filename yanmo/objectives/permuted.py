@@ -19,7 +19,7 @@ from yanmo.batch import Packed, Row
 from yanmo.models.network import Network
 from yanmo.models.twostream import CONTEXT, NO_PLACE, Factorisation, SegmentMemory, TwoStream
 from yanmo.objectives.cross_entropy import cross_entropy
-from yanmo.objectives.layout import Layout, Segment, Text, hidden_at, lay_out
+from yanmo.objectives.layout import Layout, Text, hidden_at, lay_out
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.recipe import PermutedObjective
 from yanmo.tokenizer import Tokens
@@ -56,7 +56,7 @@ class Permuted(Objective):
         return tokens + len(self.prefix) + len(self.suffix)
 
     def collate(self, rows: Sequence[Row], length: int) -> PermutedBatch:
-        texts = [[Text((Segment(piece.tokens, piece.words),), self.suffix) for piece in row.pieces] for row in rows]
+        texts = [[Text.of(piece, self.suffix) for piece in row.pieces] for row in rows]
         layout = lay_out(texts, length, self.prefix, (), self.pad)
         asked, ranks = zip(*(self._order(layout, number, row.rng) for number, row in enumerate(rows)), strict=True)
         most = max(1, *(len(places) for places in asked))
