@@ -5,9 +5,9 @@
 Every side is a process of its own, and the sides take turns round after round, so that a slow minute of a shared machine hits
 all of them. A side's figure is the median of its steps; what is reported is the median over the rounds and, for ratios, the
 median and the range of the rounds' own ratios. The work is the same: rows that are full, one document a row, AdamW, gradients
-clipped to 1, 15% of the tokens masked (bert), every next token (gpt2), one token in six in a random order (xlnet), or a
-discriminator that judges every token beside a generator a quarter as wide that fills 15% in, on shared embeddings (electra).
-Ours runs through the trainer itself.
+clipped to 1, 15% of the tokens masked (bert), every next token (gpt2), one token in six in a random order (xlnet), a
+discriminator that judges every token beside a generator a quarter as wide that fills 15% in, on shared embeddings (electra), or
+15% taken out of the sources in spans of 3 and written as targets, both counted (t5 1.1). Ours runs through the trainer itself.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ def _ours(options: argparse.Namespace) -> dict[str, float]:
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     speed = median(line["tokens_per_second"] for line in lines[WARM_UP:])
     targets = settings.objective.rate if settings.objective.kind in ("masked", "replaced", "permuted") else 1.0
+    if family == "t5":
+        targets = _target_length(options.length) / (options.length + _target_length(options.length))
     work = sum(work_per_token(one, options.length, targets) for one in (network, *objective.companions().values()))
     inner = inner_width(network)
     tokens_at_once = (options.micro_rows or 8) * options.length
@@ -125,6 +127,9 @@ class _RandomTokens:
         bert = family in ("bert", "electra")
         self.prefix, self.suffix = ((2,), (3,)) if bert else ((), (3,))
         self.separator, self.mask = 3, 4 if bert else None
+
+    def group(self, name: str) -> list[int]:
+        return list(range(VOCABULARY - 100, VOCABULARY)) if name == "sentinels" else []
 
 
 class _RandomDocuments:
@@ -148,59 +153,88 @@ class _RandomDocuments:
 def _transformers(options: argparse.Namespace) -> dict[str, float]:
     """The usual loop around transformers' own class."""
     import torch
-    import transformers
 
     torch.manual_seed(0)
-    heads = options.width // 64
-    if options.family[0] == "bert":
-        config = transformers.BertConfig(
-            vocab_size=VOCABULARY, hidden_size=options.width, num_hidden_layers=options.layers, num_attention_heads=heads,
-            intermediate_size=4 * options.width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        )
-        model = transformers.BertForMaskedLM(config)
-    elif options.family[0] == "electra":
-        model = _their_electra(options, heads)
-    elif options.family[0] == "xlnet":
-        config = transformers.XLNetConfig(
-            vocab_size=VOCABULARY, d_model=options.width, n_layer=options.layers, n_head=heads, d_inner=4 * options.width,
-            dropout=0.0,
-        )
-        model = transformers.XLNetLMHeadModel(config)
-    else:
-        config = transformers.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=options.width, n_layer=options.layers, n_head=heads, n_positions=options.length,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-        )
-        model = transformers.GPT2LMHeadModel(config)
+    model = _their_model(options)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     step = torch.compile(model) if "compile" in options.side else model
-    seconds = []
+    seconds, tokens = [], 0
     for _ in range(WARM_UP + options.steps):
-        tokens = torch.randint(5, VOCABULARY, (options.rows, options.length))
-        labels, more = tokens.clone(), {}
-        if options.family[0] == "electra":
-            places = torch.rand(tokens.shape).topk(round(0.15 * options.length)).indices
-            more = {"places": places, "answers": tokens.gather(1, places)}
-            labels = torch.full_like(tokens, -100).scatter(1, places, more["answers"])
-            tokens = tokens.scatter(1, places, 4)
-        if options.family[0] == "xlnet":
-            labels, more = _permuted(tokens)
-        if options.family[0] == "bert":
-            picked = torch.rand(tokens.shape) < 0.15
-            labels[~picked] = -100
-            tokens = tokens.masked_fill(picked, 4)
+        tokens, batch = _their_batch(options)
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in options.side):
-            mask = {} if options.family[0] == "xlnet" else {"attention_mask": torch.ones_like(tokens)}
-            loss = step(input_ids=tokens, labels=labels, **mask, **more).loss
+            loss = step(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
         seconds.append(time.perf_counter() - start)
-    return {"tokens_per_second": options.rows * options.length / median(seconds[WARM_UP:])}
+    return {"tokens_per_second": tokens / median(seconds[WARM_UP:])}
+
+
+def _their_model(options: argparse.Namespace) -> Any:
+    import transformers
+
+    family, width, layers, heads = options.family[0], options.width, options.layers, options.width // 64
+    if family == "electra":
+        return _their_electra(options, heads)
+    if family == "bert":
+        return transformers.BertForMaskedLM(transformers.BertConfig(
+            vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+            intermediate_size=4 * width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        ))
+    if family == "xlnet":
+        return transformers.XLNetLMHeadModel(transformers.XLNetConfig(
+            vocab_size=VOCABULARY, d_model=width, n_layer=layers, n_head=heads, d_inner=4 * width, dropout=0.0,
+        ))
+    if family == "t5":
+        config = transformers.T5Config(
+            vocab_size=VOCABULARY, d_model=width, d_kv=64, d_ff=5 * width // 2, num_layers=layers, num_heads=heads,
+            dropout_rate=0.0, feed_forward_proj="gated-gelu", use_cache=False,
+        )
+        config.tie_word_embeddings, config.decoder_start_token_id = False, 0  # pyright: ignore[reportAttributeAccessIssue]
+        model = transformers.T5ForConditionalGeneration(config)
+        model.set_input_embeddings(model.shared)          # not to have a table for each text
+        return model
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=width, n_layer=layers, n_head=heads, n_positions=options.length,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+    ))
+
+
+def _their_batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """How many tokens are read, and what the model is called with."""
+    import torch
+
+    family = options.family[0]
+    tokens = torch.randint(5, VOCABULARY, (options.rows, options.length))
+    mask, labels = torch.ones_like(tokens), tokens.clone()
+    batch = {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    if family == "t5":
+        labels = torch.randint(5, VOCABULARY, (options.rows, _target_length(options.length)))
+        return tokens.numel() + labels.numel(), {**batch, "labels": labels}
+    if family == "electra":
+        places = torch.rand(tokens.shape).topk(round(0.15 * options.length)).indices
+        answers = tokens.gather(1, places)
+        labels = torch.full_like(tokens, -100).scatter(1, places, answers)
+        batch |= {"input_ids": tokens.scatter(1, places, 4), "labels": labels, "places": places, "answers": answers}
+    if family == "xlnet":
+        labels, more = _permuted(tokens)
+        batch = {"input_ids": tokens, "labels": labels, **more}
+    if family == "bert":
+        picked = torch.rand(tokens.shape) < 0.15
+        labels[~picked] = -100
+        batch["input_ids"] = tokens.masked_fill(picked, 4)
+    return tokens.numel(), batch
+
+
+def _target_length(length: int) -> int:
+    """Of what is asked for where sources fill rows: 15% of the text in spans of 3, a sentinel for each, and the end."""
+    text = round(length / 0.9)
+    noise = round(0.15 * text)
+    return noise + round(noise / 3) + 1
 
 
 def _permuted(tokens: Any) -> tuple[Any, dict[str, Any]]:
@@ -253,7 +287,7 @@ def _their_electra(options: argparse.Namespace, heads: int) -> Any:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", nargs="+", default=["bert", "gpt2"], choices=["bert", "gpt2", "electra", "xlnet"])
+    parser.add_argument("--family", nargs="+", default=["bert", "gpt2"], choices=["bert", "gpt2", "electra", "xlnet", "t5"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="measured steps of a side in a round")
     parser.add_argument("--layers", type=int, default=4)

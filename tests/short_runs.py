@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from yanmo.recipe import Recipe, read_recipe
+from yanmo.recipe import Recipe, read_recipe, unread
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["training.steps=2", "training.rows=2", "training.length=64"]
@@ -25,5 +25,6 @@ def some_text(folder: Path, language: str) -> Path:
 def short_recipe(path: Path, folder: Path, *more: str) -> Recipe:
     text = some_text(folder, "zh" if "zh" in path.stem or path.stem == "quickstart" else "en")
     source = f"corpus.sources=[{{path: {json.dumps(str(text))}, document: line}}]"
-    sizes = [] if read_recipe(path).model.family == "ngram" else SIZES
-    return read_recipe(path, [*SHORT, *sizes, f"runs={folder}", "tokenizer.vocabulary=1200", source, *more])
+    model = read_recipe(path).model
+    short = [one for one in (*SHORT, *SIZES) if one.partition("=")[0] not in unread(model.family, model.version)]
+    return read_recipe(path, [*short, f"runs={folder}", "tokenizer.vocabulary=1200", source, *more])

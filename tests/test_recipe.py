@@ -54,7 +54,11 @@ def test_with_a_start_the_folder_says_what_is_read() -> None:
         (["model.family=gpt2", "objective.kind=masked"], "objective masked does not fit family gpt2, a decoder: it is for"),
         (["model.positions=64", "training.length=128"], "training.length 128 is longer than model.positions 64"),
         (["training.optimizer=adamw", "training.matrix_learning_rate=0.1"], "matrix_learning_rate belongs to optimizer muon"),
-        (["model.family=lstm", "training.matrix_learning_rate=0.1"], "nothing in lstm is moved by Muon"),
+        (["model.family=lstm", "training.matrix_learning_rate=0.1"], "training.matrix_learning_rate: nothing in lstm reads it"),
+        (["model.family=vae", "model.version=lstm", "training.matrix_learning_rate=0.1"], "nothing in vae lstm reads it"),
+        (["model.family=vae", "model.version=lstm", "model.heads=2"], "model.heads: nothing in vae lstm reads it; leave it out"),
+        (["model.family=ngram", "training.minutes=5"], "training.minutes: nothing in ngram reads it: all text is"),
+        (["model.family=ngram", "model.size=small", "training.rows=8"], "model.size, training.rows: nothing in ngram"),
         (["model.family=roberta", "objective.sentences=next"], "sentences"),
         (["objective.kind=mask"], "objective.kind: 'mask' is not known; did you mean masked?"),
         (["training"], "is not an override"),
@@ -74,6 +78,21 @@ def test_what_is_wrong_is_named(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         read_recipe(None, overrides)
     assert message in str(caught.value)
+
+
+def test_what_counts_reads_no_setting_of_training_but_where_figures_go() -> None:
+    from yanmo.recipe import Training
+
+    values = {"clip": "null", "warmup": "0.1", "decay": "0.2", "optimizer": "adamw", "precision": "fp32", "compile": "true",
+              "checkpoint_activations": "true", "schedule": "cosine"}
+    for name in Training.model_fields:
+        overrides = ["model.family=ngram", f"training.{name}={values.get(name, 9)}"]
+        overrides += ["training.schedule=constant-decay"] * (name == "decay")
+        if name == "trackers":
+            assert read_recipe(None, ["model.family=ngram", "training.trackers=[wandb]"]).training.trackers == ("wandb",)
+        else:
+            with pytest.raises(UserError, match=f"training.{name}.*: nothing in ngram reads"):
+                read_recipe(None, overrides)
 
 
 def test_two_budgets_in_a_file_are_refused(tmp_path: Path) -> None:

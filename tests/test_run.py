@@ -21,7 +21,7 @@ from yanmo.run import STAGES, Run, carry_out
 from yanmo.summary import summary
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("compare"))
-OWN = [path for path in RECIPES if path.stem in ("lstm-en", "ngram-zh", "moe-zh")]
+OWN = [path for path in RECIPES if path.stem in ("lstm-en", "ngram-zh", "moe-zh", "gan-en")]
 VAE = ROOT / "recipes" / "vae-en.yaml"
 
 
@@ -76,6 +76,25 @@ def test_what_transformers_does_not_know_is_used_as_others_are(path: Path, tmp_p
     assert yanmo.score(again, tokens, texts) == yanmo.score(network, tokens, texts)
     written = [yanmo.generate(one, tokens, texts, max_new_tokens=8, seed=1) for one in (network, again)]
     assert written[0] == written[1]
+
+
+def test_a_game_keeps_all_three_networks_and_says_who_has_won(tmp_path: Path) -> None:
+    import yanmo
+
+    run = carry_out(short_recipe(ROOT / "recipes" / "gan-en.yaml", tmp_path, "objective.start=0.5", "objective.warm=0"))
+    lines = [json.loads(line) for line in (run.folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "norm" in line]
+    assert "causal" in steps[0]
+    assert steps[1].keys() >= {"adversarial", "discriminator", "discriminator_accuracy"}
+    assert steps[1].keys().isdisjoint({"causal"})
+    found = json.loads((run.folder / "evaluation" / "report.json").read_text())["frontiers"]
+    assert len(found["likelihood"]) == len(found["adversarial"])
+    assert found["verdict"]["outcome"] in ("better", "not better", "not comparable")
+    model = run.folder / "pretrain" / "model"
+    (after, _), (before, _) = yanmo.load(model), yanmo.load(model / "likelihood")
+    assert any(not torch.equal(one, other) for one, other in zip(after.parameters(), before.parameters(), strict=True))
+    judge, tokens = yanmo.load(model / "discriminator")
+    assert judge.logits(judge(torch.randint(tokens.size, (2, 32)))).shape == (2, judge.config.representations)
 
 
 def test_the_vae_runs_and_its_folder_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

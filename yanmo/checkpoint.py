@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,15 +30,18 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "tra
 class State:
     """Where a run is. Whatever the next step depends on, besides weights and optimizer, is in here.
 
-    step: steps taken. steps: of the whole run. tokens: read so far. shift: steps' worth of rows that were jumped over
-    when the run went back to a checkpoint. validations: how many the whole run is to have. skipped: steps not taken;
-    refused: those in a row, just now. recent_*: what the guard remembers of each
-    player. seconds: spent in training. identity: the recipe
-    and the data, as a flat tree of dotted names.
+    step: steps taken. steps: of the whole run, as was decided last. plan: pairs of a step and its place in the schedule, for
+    every step at which that was decided, and for the end. costs: seconds of a step of each phase, where the budget is in minutes.
+    tokens: read so far. shift: steps' worth of rows that were jumped
+    over when the run went back to a checkpoint. validations: how many the whole run is to have. skipped: steps not taken;
+    refused: those in a row, just now. recent_*: what the guard remembers of each player. seconds: spent in training.
+    identity: the recipe and the data, as a flat tree of dotted names.
     """
 
     step: int = 0
     steps: int = 0
+    plan: list[list[float]] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
     tokens: int = 0
     shift: int = 0
     validations: int = 10
@@ -51,6 +55,23 @@ class State:
     recent_norms: dict[str, list[float]] = field(default_factory=dict)
     world: int = 1
     identity: dict[str, Any] = field(default_factory=dict)
+
+    def decide(self, steps: int) -> None:
+        """Let the whole run have so many steps. Where that was decided before, what is left of the schedule is stretched or
+        squeezed into the steps that are left: it goes on from where it is, and comes to its end."""
+        if self.plan:
+            self.plan = [*self.plan[:-1], [self.step, self._along(self.step)], [steps, self.plan[-1][1]]]
+        else:
+            self.plan = [[0, 0], [steps, steps]]
+        self.steps = steps
+
+    def place(self) -> tuple[int, int]:
+        """Where the next step stands in the schedule, and the steps of that: those that were decided first."""
+        return int(self._along(self.step + 0.5)), int(self.plan[-1][1])
+
+    def _along(self, step: float) -> float:
+        steps, places = zip(*self.plan, strict=True)
+        return float(np.interp(step, steps, places))
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def sample(
     tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens a text.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same texts.")] = 0,
 ) -> None:
-    """Write texts from nothing (latent models)."""
+    """Write texts from nothing (decoders, recurrent networks, n-grams, latent models)."""
     import yanmo
 
     network, vocabulary = _load(model)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +19,27 @@ from torch import Tensor
 from yanmo.batch import Order, to_device
 from yanmo.corpus import iterate_texts
 from yanmo.errors import UserError
-from yanmo.models import Network
-from yanmo.objectives import Causal, Counting, Masked, Mixture, Objective, build_objective
+from yanmo.frontier import Frontiers, frontiers
+from yanmo.models import Network, load
+from yanmo.objectives import Causal, Contrast, Counting, Masked, Objective, build_objective
+from yanmo.objectives.adversarial import LIKELIHOOD
 from yanmo.objectives.distillation import default_section
 from yanmo.progress import Progress, silent
-from yanmo.recipe import DistillationObjective, Recipe
-from yanmo.scoring import PLACES, log_likelihood, pseudo_log_likelihood
+from yanmo.recipe import AdversarialObjective, CausalObjective, DistillationObjective, Recipe
+from yanmo.scoring import PLACES, Manner, log_likelihood, manner_of, score
 from yanmo.shards import Shards
-from yanmo.tokenizer import Tokens, encode_documents
+from yanmo.tokenizer import Tokens
 from yanmo.tokenizer.borders import Segmenter, sentence_starts
 
 COUNTED = 1 << 24
 """Training tokens that are looked at, spread evenly, to find the most frequent one."""
-SENTENCE_TOKENS = 4
-"""Shorter sentences say little and are not taken."""
+SENTENCE_BYTES = range(12, 257)
+"""How long sentences are: shorter ones (of three Chinese characters, two English words) say little, longer ones do not fit into
+short rows."""
 LOOKED_AT = 20_000
 """Characters of a document in which a sentence is looked for."""
+REFERENCES = 1000
+"""Held-out texts at most with which a generator's are compared; it writes as many."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,20 @@ class Evaluation:
     """What was measured; None where it does not apply.
 
     losses: nats per target by name; "causal" is per token of text, the end of text not counted. perplexity: e to the first
-    loss. bits_per_byte: bits for all tokens of some texts over their bytes in UTF-8, by the likelihood of whole documents
-    for decoders and by the pseudo-likelihood of sentences for encoders, which is not the length of a code and only compares
-    with other pseudo-likelihoods. masked_accuracy and baseline_accuracy (always the token that is most frequent in training)
-    are over the same targets. sentence_accuracy: of next-sentence or sentence-order prediction. pseudo_perplexity: e to the
-    negative pseudo-log-likelihood per token. accuracies: by name, where an objective measures its own. counts: how much all
-    this was measured on.
+    loss. bits_per_byte: bits for all tokens of some texts over their bytes in UTF-8: of whole documents for networks that go
+    on from left to right, of sentences for all others. sentence_bits_per_byte: of sentences, the same ones whatever family and
+    seed. bits_per_byte_by: how both were found, see yanmo.scoring.Manner; a pseudo-likelihood is not the length of a code and
+    only compares with other pseudo-likelihoods. masked_accuracy and baseline_accuracy (always the token that is most frequent
+    in training) are over the same targets. sentence_accuracy: of next-sentence or sentence-order prediction.
+    pseudo_perplexity: e to the negative pseudo-log-likelihood per token. accuracies: by name, where an objective measures its
+    own. counts: how much all this was measured on.
     """
 
     losses: dict[str, float]
     perplexity: float
     bits_per_byte: float | None = None
-    bits_per_byte_by: Literal["likelihood", "pseudo-likelihood"] | None = None
+    bits_per_byte_by: Manner | None = None
+    sentence_bits_per_byte: float | None = None
     masked_accuracy: float | None = None
     baseline_accuracy: float | None = None
     sentence_accuracy: float | None = None
@@ -62,10 +69,13 @@ class Evaluation:
     counts: dict[str, int] = field(default_factory=dict)
     figures: dict[str, float] | None = None
     """What an objective finds in all texts together (latents: active units, mutual information)."""
+    frontiers: Frontiers | None = None
+    """Of a game: what the adversarial and the maximum-likelihood generator write, at several temperatures."""
 
     def to_json(self) -> dict[str, Any]:
         """A tree of plain values, without what does not apply."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        tree = {name: value for name, value in asdict(self).items() if value is not None}
+        return tree if self.frontiers is None else {**tree, "frontiers": self.frontiers.to_json()}
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,8 @@ def evaluate(
     within_word: bool = False,
     model: Path | str | None = None,
 ) -> Evaluation:
-    """Measure a network on the held-out documents of a run folder (its shards, and for encoders its corpus). What was distilled
-    is measured as what it was distilled into, without its teacher.
+    """Measure a network on the held-out documents of a run folder (its shards) and on sentences of them (its corpus). What was
+    distilled is measured as what it was distilled into, without its teacher, and a game's generator as one of maximum likelihood.
 
     within_word: see pseudo_log_likelihood. model: the network's own folder, by default the run's, where an objective of several
     networks finds the others. Raises UserError where network and recipe or tokenizer and shards do not belong together, when one
@@ -102,38 +112,36 @@ def evaluate(
     validation = Shards.open(folder / "shards", "validation", tokens.hash)
     if not validation.token_total:
         raise UserError(f"{folder / 'shards'}: nothing was held out; raise corpus.validation, or give more documents")
-    objective = _objective_of(recipe, network, tokens, Path(model or folder / "pretrain" / "model"))
+    model = Path(model or folder / "pretrain" / "model")
+    objective = _objective_of(recipe, network, tokens, model)
+    window = None if isinstance(objective, Counting) else recipe.training.length  # counts know no rows
     if isinstance(objective, Causal):
-        window = None if isinstance(objective, Counting) else recipe.training.length  # counts know no rows
-        return evaluate_causal(network, tokens, validation, window, progress)
-    order = Order(validation, recipe.training.length, objective, recipe.seed, shuffle=False)
-    if not isinstance(objective, Masked):
-        found = evaluate_objective(objective, order, validation, progress)
-        if isinstance(objective, Mixture) and any(isinstance(part.objective, Causal) for part in objective.parts):
-            likely = evaluate_causal(network, tokens, validation, recipe.training.length, progress)
-            return replace(found, bits_per_byte=likely.bits_per_byte, bits_per_byte_by=likely.bits_per_byte_by)
+        found = evaluate_causal(network, tokens, validation, window, progress)
+    else:
+        order = Order(validation, recipe.training.length, objective, recipe.seed, shuffle=False)
+        if isinstance(objective, Masked):
+            train = Shards.open(folder / "shards", "train", tokens.hash, check=False)
+            found = evaluate_masked(objective, order, validation, most_frequent(train, tokens), progress)
+        else:
+            found = evaluate_objective(objective, order, validation, progress)
+        if manner_of(network) == "likelihood":
+            likely = evaluate_causal(network, tokens, validation, window, progress)
+            found = replace(found, bits_per_byte=likely.bits_per_byte, bits_per_byte_by=likely.bits_per_byte_by)
+    if isinstance(recipe.objective, AdversarialObjective):
+        found = with_frontiers(found, recipe, network, tokens, folder, model, progress)
+    if manner_of(network) is None or isinstance(objective, Contrast):  # which never asks for a token
         return found
-    train = Shards.open(folder / "shards", "train", tokens.hash, check=False)
-    guess = most_frequent(train, tokens)
-    masked = evaluate_losses(objective, order, guess, progress)
     texts = iterate_texts(folder / "corpus", "validation")
-    sentences = held_out_sentences(texts, tokens, recipe.evaluation.pseudo_likelihood, network.config.length, recipe.seed)
-    pseudo = _pseudo(network, tokens, sentences, within_word, progress) if sentences else {}
-    accuracies = [mean for name, mean in masked.means.items() if name.endswith("_accuracy")]
-    return Evaluation(
-        losses={name: mean for name, mean in masked.means.items() if not name.endswith("accuracy")},
-        perplexity=_exp(masked.means["masked"]),
-        masked_accuracy=masked.means["accuracy"],
-        baseline_accuracy=masked.baseline_accuracy,
-        sentence_accuracy=accuracies[0] if accuracies else None,
-        counts={**_counts(validation), **_targets(masked), "sentences": len(sentences)},
-        **pseudo,
-    )
+    count = recipe.evaluation.pseudo_likelihood
+    sentences = fitting(held_out_sentences(texts, count) if count else [], network, tokens)[:count]
+    return with_sentences(found, network, tokens, sentences, within_word=within_word, progress=progress)
 
 
 def _objective_of(recipe: Recipe, network: Network, tokens: Tokens, model: Path) -> Objective:
     if isinstance(recipe.objective, DistillationObjective):
         recipe = recipe.model_copy(update={"objective": recipe.objective.objective or default_section(network)})
+    if isinstance(recipe.objective, AdversarialObjective):
+        recipe = recipe.model_copy(update={"objective": CausalObjective()})
     objective = build_objective(recipe, network, tokens, model)
     for name in objective.companions():
         if not (model / name / "config.json").is_file():
@@ -159,6 +167,47 @@ def evaluate_causal(
         bits_per_byte_by="likelihood",
         counts=_counts(documents),
     )
+
+
+def evaluate_masked(
+    objective: Masked, order: Order, documents: Shards, guess: int, progress: Progress = silent
+) -> Evaluation:
+    """Losses and accuracies of a masked language model; `guess`: the token whose accuracy they are compared with."""
+    masked = evaluate_losses(objective, order, guess, progress)
+    accuracies = [mean for name, mean in masked.means.items() if name.endswith("_accuracy")]
+    return Evaluation(
+        losses={name: mean for name, mean in masked.means.items() if not name.endswith("accuracy")},
+        perplexity=_exp(masked.means["masked"]),
+        masked_accuracy=masked.means["accuracy"],
+        baseline_accuracy=masked.baseline_accuracy,
+        sentence_accuracy=accuracies[0] if accuracies else None,
+        counts={**_counts(documents), **_targets(masked)},
+    )
+
+
+def with_frontiers(
+    found: Evaluation,
+    recipe: Recipe,
+    network: Network,
+    tokens: Tokens,
+    folder: Path,
+    model: Path,
+    progress: Progress = silent,
+) -> Evaluation:
+    """The same with what a game's generator writes beside what it wrote before the game, both as many texts as there are held-out
+    ones to compare them with, of which no more is looked at than it may write itself."""
+    if not (model / LIKELIHOOD / "config.json").is_file():
+        raise UserError(
+            f"{model}: it has no {LIKELIHOOD}/, the generator as maximum likelihood left it, with which a game's is compared; "
+            "give the folder of a run that trained it"
+        )
+    assert isinstance(recipe.objective, AdversarialObjective), "others have no game"
+    longest = recipe.objective.longest
+    texts = _drawn(iterate_texts(folder / "corpus", "validation"), REFERENCES, np.random.default_rng(recipe.seed))
+    references = [tokens.decode(ids[:longest], skip_special=True) for ids in tokens.encode(texts)]
+    before = load(model / LIKELIHOOD).to(network.device).eval()
+    curves = frontiers(network, before, tokens, references, seed=recipe.seed, max_new_tokens=longest, progress=progress)
+    return replace(found, frontiers=curves, counts={**found.counts, "references": len(references)})
 
 
 def evaluate_objective(objective: Objective, order: Order, documents: Shards, progress: Progress = silent) -> Evaluation:
@@ -192,11 +241,11 @@ def evaluate_losses(objective: Objective, order: Order, guess: int | None, progr
             batch = to_device(objective.collate([order.row(number) for number in numbers], order.length), device)
             if guess is not None:
                 guessed += int((batch.answers == guess).sum())
-            for name, loss in objective.measure(batch).items():
+            losses, seen = objective.observe(batch)
+            for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + float(loss.total)
                 targets[name] = targets.get(name, 0) + int(loss.count)
                 learned |= {name} if loss.weight else set()
-            seen = objective.observe(batch)
             observed += [] if seen is None else [seen.cpu()]
             progress(numbers[-1] + 1, order.rows_per_epoch, "rows")
     finally:
@@ -233,29 +282,27 @@ def most_frequent(train: Shards, tokens: Tokens) -> int:
     return int(counts.argmax())
 
 
-def held_out_sentences(texts: Iterable[str], tokens: Tokens, count: int, longest: int, seed: int = 0) -> list[str]:
-    """At most `count` sentences of as many different texts as can be, a function of the texts and the seed.
-
-    Left out are those of fewer than SENTENCE_TOKENS tokens and those that do not fit into `longest` places.
-    """
-    if not count:
-        return []
+def held_out_sentences(texts: Iterable[str], count: int, seed: int = 0) -> list[str]:
+    """The sentences of `count` different texts, in an order in which the first `count` are of as many texts as can be: a function
+    of the texts and the seed and of no tokenizer. Left out are those that are not of SENTENCE_BYTES."""
     rng = np.random.default_rng(seed)
+    parts = []
+    for text in _drawn(texts, count, rng):
+        good = [one for one in sentences_of(text[:LOOKED_AT]) if len(one.encode()) in SENTENCE_BYTES]
+        parts.append([good[place] for place in rng.permutation(len(good))])
+    in_turn = chain.from_iterable(zip_longest(*parts))
+    return [sentence for sentence in in_turn if sentence is not None]
+
+
+def _drawn(texts: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:
+    """At most `count` texts, every one as likely as another (reservoir sampling, Vitter 1985, algorithm R)."""
     drawn: list[str] = []
-    for number, text in enumerate(texts):  # reservoir sampling (Vitter 1985, algorithm R)
+    for number, text in enumerate(texts):
         if number < count:
             drawn.append(text)
         elif (place := int(rng.integers(number + 1))) < count:
             drawn[place] = text
-    around = len(tokens.prefix) + len(tokens.suffix)
-    fitting = []
-    for text in drawn:
-        sentences = sentences_of(text[:LOOKED_AT])
-        lengths = [len(ids) for ids in tokens.encode(sentences)]
-        good = [one for one, length in zip(sentences, lengths, strict=True) if SENTENCE_TOKENS <= length <= longest - around]
-        fitting.append([good[place] for place in rng.permutation(len(good))])
-    in_turn = chain.from_iterable(zip_longest(*fitting))
-    return [sentence for sentence in in_turn if sentence is not None][:count]
+    return drawn
 
 
 def sentences_of(text: str) -> list[str]:
@@ -267,15 +314,34 @@ def sentences_of(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _pseudo(network: Network, tokens: Tokens, sentences: Sequence[str], within_word: bool, progress: Progress) -> dict[str, Any]:
-    """Pseudo-perplexity and bits per byte over all tokens and bytes of the sentences."""
-    encoded = encode_documents(tokens, sentences)
-    nats = -float(pseudo_log_likelihood(network, tokens, encoded, within_word=within_word, progress=progress).sum())
-    return {
-        "pseudo_perplexity": _exp(nats / sum(len(text.tokens) for text in encoded)),
-        "bits_per_byte": nats / math.log(2) / sum(len(text.encode()) for text in sentences),
-        "bits_per_byte_by": "pseudo-likelihood",
-    }
+def fitting(sentences: Sequence[str], network: Network, tokens: Tokens) -> list[str]:
+    """Those that a network has positions for, whatever it puts around them."""
+    room = network.config.length - len(tokens.prefix) - len(tokens.suffix) - 2  # a decoder's start, a sentinel
+    lengths = [len(ids) for ids in tokens.encode(list(sentences))]
+    return [sentence for sentence, length in zip(sentences, lengths, strict=True) if length <= room]
+
+
+def with_sentences(
+    found: Evaluation,
+    network: Network,
+    tokens: Tokens,
+    sentences: Sequence[str],
+    *,
+    within_word: bool = False,
+    progress: Progress = silent,
+) -> Evaluation:
+    """The same with the bits per byte of sentences, and for encoders the pseudo-perplexity, over all their tokens and bytes."""
+    manner, size = manner_of(network), sum(len(sentence.encode()) for sentence in sentences)
+    found = replace(found, counts={**found.counts, "sentences": len(sentences), "sentence_bytes": size})
+    if not sentences:
+        return found
+    nats = -sum(score(network, tokens, sentences, within_word=within_word, progress=progress))
+    bits = nats / math.log(2) / size
+    if manner == "pseudo-likelihood":
+        found = replace(found, pseudo_perplexity=_exp(nats / sum(len(ids) for ids in tokens.encode(list(sentences)))))
+    if manner != "likelihood":
+        found = replace(found, bits_per_byte=bits, bits_per_byte_by=manner)
+    return replace(found, sentence_bits_per_byte=bits)
 
 
 def _batches(order: Order) -> Iterator[range]:

@@ -54,7 +54,7 @@ def fill(network: Network, tokens: Tokens, text: str, k: int = 5) -> list[list[C
     pieces = re.split(f"({spellings})", text)  # text and gap in turn
     if len(pieces) == 1:
         raise UserError(f"{text[:60]!r} has no gap; write {mask} where a token is to be filled in")
-    ids = [*tokens.prefix, *tokens.encode([mask.join(pieces[::2])])[0], *tokens.suffix]
+    ids = [*tokens.prefix, *tokens.encode([mask.join(pieces[::2])], named=True)[0], *tokens.suffix]
     packed = _one_document(ids, network)
     places = torch.tensor([place for place, token in enumerate(ids) if token == tokens.mask])
     assert len(places) == len(pieces) // 2, "every gap is one mask token"

@@ -27,8 +27,10 @@ from yanmo.tokenizer import Tokens
 
 Writer = Decoder | Recurrent | NGram | Seq2Seq
 """Networks that go on from a beginning. Each has a cache that says what its next input is (see models.cache)."""
-ROWS = 32
-"""Prompts that are continued at once; this bounds the memory of the cache."""
+ROWS = 128
+"""Prompts that are continued at once at most."""
+PLACES = 1 << 15
+"""Places of their caches at most: this bounds the memory where texts are long."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a decoder of bytes writes for a character of which not all bytes are there."""
 
@@ -93,8 +95,9 @@ class Sampling:
         scores = self.scores(logits_RV.float(), seen_RV)
         if self.temperature == 0:
             return scores.argmax(-1).tolist()
-        shares = scores.softmax(-1).cpu()  # where the generators are, whatever the device
-        return [int(torch.multinomial(row, 1, generator=own)) for row, own in zip(shares, generators, strict=True)]
+        sums_RV = scores.softmax(-1).cpu().double().cumsum(-1)  # where the generators are, whatever the device
+        drawn_R1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=own) for own in generators])
+        return torch.searchsorted(sums_RV, drawn_R1 * sums_RV[:, -1:], right=True)[:, 0].tolist()
 
 
 class TextStream:
@@ -179,9 +182,11 @@ def generate(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     writings = list(_begin(network, tokens, prompts, max_new_tokens, seed))
     ends = _ends(network, tokens) if stop_at_end else frozenset()
+    longest = max((len(one.source) + len(one.ids) + one.limit for one in writings), default=1)
+    rows = max(1, min(ROWS, PLACES // longest))
     with in_mode(network):
-        for first in range(0, len(writings), ROWS):
-            _write(network, tokens, writings[first : first + ROWS], sampling, ends, on_text)
+        for first in range(0, len(writings), rows):
+            _write(network, tokens, writings[first : first + rows], sampling, ends, on_text)
     return [_result(writing, max_new_tokens) for writing in writings]
 
 
@@ -189,7 +194,7 @@ def _begin(network: Writer, tokens: Tokens, prompts: list[str], max_new_tokens: 
     """What each prompt starts from: its ids, its room and its randomness."""
     longest = network.config.length
     before: Counter[str] = Counter()
-    for index, (prompt, encoded) in enumerate(zip(prompts, tokens.encode(prompts), strict=True)):
+    for index, (prompt, encoded) in enumerate(zip(prompts, tokens.encode(prompts, named=True), strict=True)):
         if isinstance(network, Seq2Seq):
             source = given = [*tokens.prefix, *encoded, *tokens.suffix]
             ids = [network.config.decoder_start]

@@ -1,4 +1,4 @@
-"""What a text VAE is for: texts from the prior, texts between two texts, texts written again.
+"""Texts from nothing, of every network that writes; and what a text VAE is for besides: texts between two, texts again.
 
 Bowman et al. 2016, arXiv:1511.06349, section 5 (samples, homotopies). Spherical interpolation: White 2016, arXiv:1609.04468.
 Letters: N texts, Z numbers of a latent, V vocabulary.
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from yanmo.errors import UserError
-from yanmo.generation import Sampling
-from yanmo.models import Latent, Network
+from yanmo.generation import Sampling, generate
+from yanmo.models import Encoder, Latent, Network, Seq2Seq
 from yanmo.models.network import in_mode
 from yanmo.models.posterior import Posterior
 from yanmo.objectives.latent import beginning
@@ -28,7 +28,7 @@ ROWS = 32
 
 @dataclass(frozen=True)
 class Written:
-    """A text from a latent. tokens: its ids, the end of text included where it came; ended: whether it did."""
+    """A text from nothing or from a latent. tokens: its ids, the end of text included where it came; ended: whether it did."""
 
     text: str
     tokens: tuple[int, ...]
@@ -38,14 +38,30 @@ class Written:
 def sample(
     network: Network, tokens: Tokens, count: int = 1, *, temperature: float = 1.0, seed: int = 0, max_tokens: int = 64
 ) -> list[Written]:
-    """Texts from latents drawn from the prior. Text number i depends on (seed, i), not on the count; temperature is that of
-    the words, 0 takes the likeliest. Raises UserError for a network without a latent and for settings that make no sense."""
-    network = _latent(network, "sample")
+    """Texts from nothing: where there is a latent, from one drawn from the prior; else as what follows the end of a text. Text
+    number i depends on (seed, i), not on the count; temperature is that of the words, 0 takes the likeliest. Raises UserError
+    for a network that does not write by itself and for settings that make no sense."""
     if count < 1:
         raise UserError(f"count {count}: it must be at least 1")
+    if not isinstance(network, Latent):
+        return _continued(network, tokens, count, temperature, seed, max_tokens)
     randoms = [random_of(f"{seed}/{number}") for number in range(count)]
     latents = torch.stack([torch.randn(network.config.latent, generator=random) for random in randoms])
     return write(network, tokens, latents, temperature=temperature, randoms=randoms, max_tokens=max_tokens)
+
+
+def _continued(
+    network: Network, tokens: Tokens, count: int, temperature: float, seed: int, max_tokens: int
+) -> list[Written]:
+    """Texts that follow the end of a text, by networks that go on from one."""
+    family = network.config.family
+    if isinstance(network, Seq2Seq):
+        raise UserError(f"sample: {family} writes what a source becomes; give it one (`yanmo generate MODEL --prompt TEXT`)")
+    if not network.continues:
+        does = "fills gaps (`yanmo fill MODEL TEXT`)" if isinstance(network, Encoder) else "writes no text by itself"
+        raise UserError(f"sample: {family} {does}; train a decoder, a recurrent network or a VAE: gpt2, llama, lstm, vae")
+    written = generate(network, tokens, [""] * count, temperature=temperature, seed=seed, max_new_tokens=max_tokens)
+    return [Written(one.text, one.tokens, one.stopped == "end") for one in written]
 
 
 def interpolate(

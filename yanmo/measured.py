@@ -1,4 +1,5 @@
-"""What a step or a validation found: sums and counts of losses, added up over micro-batches, ranks and turns, divided once."""
+"""What a step or a validation found: sums and counts of losses, added up over micro-batches, ranks and turns, divided
+once."""
 
 from __future__ import annotations
 

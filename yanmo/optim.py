@@ -279,9 +279,9 @@ class Optimizer:
             self._state[-1]["step"] = torch.zeros((), device=part.device)
             self.adamw.state[part] = self._state[-1]
 
-    def rates(self, step: int, steps: int) -> tuple[float, float]:
-        """The learning rates of AdamW and of Muon at a step."""
-        share = schedule(self.training.schedule, step, steps, self.training.warmup, self.training.decay)
+    def rates(self, step: int, steps: int, pace: float = 1.0) -> tuple[float, float]:
+        """The learning rates of AdamW and of Muon at a step, which `pace` multiplies."""
+        share = pace * schedule(self.training.schedule, step, steps, self.training.warmup, self.training.decay)
         return self.rate * share, self.matrix_rate * share
 
     def norm(self) -> Tensor:
@@ -289,9 +289,9 @@ class Optimizer:
         return torch.linalg.vector_norm(self.weights.finish())
 
     @torch.no_grad()
-    def step(self, step: int, steps: int, norm: float) -> float:
+    def step(self, step: int, steps: int, norm: float, pace: float = 1.0) -> float:
         """Clip by `norm`, move the masters, and copy them to the parameters. Returns AdamW's learning rate."""
-        rate, matrix_rate = self.rates(step, steps)
+        rate, matrix_rate = self.rates(step, steps, pace)
         if self.training.clip is not None and norm > self.training.clip:
             self.weights.gradient.mul_(self.training.clip / norm)
         if self.adamw is not None:

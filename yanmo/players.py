@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from yanmo import recipe
-from yanmo.objectives.objective import Objective
+from yanmo.objectives.objective import Moment, Objective
 from yanmo.optim import Optimizer
 
 
@@ -26,9 +26,9 @@ class Players:
     def __getitem__(self, player: str) -> Optimizer:
         return self._optimizers[player]
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of the first player's AdamW at a step."""
-        return next(iter(self._optimizers.values())).rates(step, steps)[0]
+    def rate(self, moment: Moment) -> float:
+        """The learning rate of AdamW at a step, the same for all players but for their widths."""
+        return next(iter(self._optimizers.values())).rates(moment.step, moment.steps, moment.phase.pace)[0]
 
     def weights(self) -> dict[str, Tensor]:
         """The fp32 masters of all parameters, by name."""

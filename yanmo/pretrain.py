@@ -227,6 +227,9 @@ def _speed(recipe: Recipe, objective: Objective, outcome: Outcome, ranks: Ranks)
     if isinstance(network, Seq2Seq) and isinstance(objective, Rewriting):
         sizes = objective.sizes(training.length)
         targets = sizes.asked / (sizes.given + sizes.asked)
+    found = {"tokens_per_second": tokens_per_second, "seconds": outcome.seconds, "steps": outcome.step, "tokens": outcome.tokens}
+    if len(objective.players()) > 1:                      # most of a game's work is on texts that it writes
+        return found
     networks = (network, *objective.companions().values())
     shares = [1.0 if isinstance(one, Discriminator) else targets for one in networks]
     work = sum(work_per_token(one, training.length, share) for one, share in zip(networks, shares, strict=True))
@@ -235,15 +238,7 @@ def _speed(recipe: Recipe, objective: Objective, outcome: Outcome, ranks: Ranks)
     _, rows = ranks.rows(training.rows)
     tokens = min(training.micro_rows or rows_at_once(device, training.length, rows), rows) * training.length
     rate = matrix_rate(device, choose_precision(training.precision, device), tokens, network.config.width, inner)
-    return {
-        "tokens_per_second": tokens_per_second,
-        "work_per_second": work,
-        "matrix_rate": rate,
-        "share_of_matrix_rate": work / (rate * ranks.size),
-        "seconds": outcome.seconds,
-        "steps": outcome.step,
-        "tokens": outcome.tokens,
-    }
+    return found | {"work_per_second": work, "matrix_rate": rate, "share_of_matrix_rate": work / (rate * ranks.size)}
 
 
 def evaluate_run(recipe: Recipe, folder: Path, progress: Progress = silent) -> dict[str, Any]:
@@ -252,6 +247,7 @@ def evaluate_run(recipe: Recipe, folder: Path, progress: Progress = silent) -> d
     tokens = load_tokenizer(folder / "pretrain" / "model")
     found = evaluate(network, tokens, recipe, folder, progress)
     findings = found.to_json()
+    findings["parameters"] = sum(weight.numel() for weight in network.parameters())
     findings["speed"] = json.loads((folder / "pretrain" / SPEED).read_text(encoding="utf-8"))
     if network.continues:
         prompts = list(recipe.evaluation.prompts)

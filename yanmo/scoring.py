@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,16 @@ from yanmo.objectives.latent import beginning
 from yanmo.progress import Progress, silent
 from yanmo.tokenizer import Encoded, Tokens, encode_documents
 
+Manner = Literal["likelihood", "bound", "permutation", "gap", "pseudo-likelihood"]
+"""How a text's log-probability is found. All but the last are the negative length of a code, and compare with one another.
+
+likelihood: token by token from left to right. bound: the importance-weighted bound, no higher than the likelihood on average.
+permutation: the mean over random orders, which is what a code in an order agreed on beforehand takes on average. Left to right
+would be such an order too, but one in which no token has anything to its right, and partial prediction has seldom asked for that.
+gap: what an encoder-decoder writes from left to right, given nothing but one gap, so that nothing of the text is told before. It
+has learned gaps of a few tokens, not of sentences: this says less of what it can do than its own loss. pseudo-likelihood: each
+token given all the others, the length of no code.
+"""
 PLACES = 8192
 """Places of a batch, padding included."""
 LATENT_ROWS = 32
@@ -41,26 +52,41 @@ class Question:
     answers: np.ndarray
 
 
-def score(network: Network, tokens: Tokens, texts: Sequence[str], *, within_word: bool = False) -> list[float]:
+def manner_of(network: Network) -> Manner | None:
+    """How a network's score of a text is found; None for one that gives texts no probability."""
+    if isinstance(network, Discriminator):
+        return None
+    if isinstance(network, Latent):
+        return "bound"
+    if isinstance(network, Seq2Seq):
+        return "gap"
+    if isinstance(network, twostream.TwoStream):
+        return "permutation"
+    return "likelihood" if network.continues else "pseudo-likelihood"
+
+
+def score(
+    network: Network, tokens: Tokens, texts: Sequence[str], *, within_word: bool = False, progress: Progress = silent
+) -> list[float]:
     """The log-probability of each text in nats, the end of text not counted: log_likelihood for decoders, written_log_likelihood
     for encoder-decoders, importance_weighted_likelihood where there is a latent, permutation_log_likelihood for networks of two
     streams, pseudo_log_likelihood for encoders (within_word is for these). An empty text scores 0.
     """
-    if isinstance(network, Discriminator):
-        raise UserError(
-            f"an {network.config.family} says which tokens were replaced and gives no text a probability; its generator does, in "
-            "the folder generator/ inside the model's"
-        )
     encoded = encode_documents(tokens, texts)
     if isinstance(network, Latent):
         return importance_weighted_likelihood(network, tokens, [text.tokens.tolist() for text in encoded]).tolist()
     if isinstance(network, Seq2Seq):
         return written_log_likelihood(network, tokens, [text.tokens.tolist() for text in encoded]).tolist()
     if isinstance(network, twostream.TwoStream):
-        return permutation_log_likelihood(network, tokens, encoded).tolist()
+        return permutation_log_likelihood(network, tokens, encoded, progress=progress).tolist()
+    if manner_of(network) is None:
+        raise UserError(
+            f"an {network.config.family} says which tokens were replaced and gives no text a probability; its generator does, in "
+            "the folder generator/ inside the model's"
+        )
     if network.continues:
-        return log_likelihood(network, tokens, _Listed(encoded)).tolist()
-    return pseudo_log_likelihood(network, tokens, encoded, within_word=within_word).tolist()
+        return log_likelihood(network, tokens, _Listed(encoded), progress=progress).tolist()
+    return pseudo_log_likelihood(network, tokens, encoded, within_word=within_word, progress=progress).tolist()
 
 
 def log_likelihood(

@@ -68,7 +68,19 @@ def _evaluation(folder: Path) -> list[tuple[str, str]]:
         baseline = found["baseline_accuracy"]
         rows.append(("masked accuracy", f"{found['masked_accuracy']:.1%}; always the most frequent token: {baseline:.1%}"))
     rows += [(name.replace("_", " "), f"{share:.1%}") for name, share in (found.get("accuracies") or {}).items()]
-    return rows
+    return rows + _frontiers(found.get("frontiers", {}))
+
+
+def _frontiers(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What both generators of a game write at the temperature of their learning, 1, and which is better; the page has all."""
+    rows = []
+    for name, generator in (("likelihood", "maximum likelihood"), ("adversarial", "adversarial")):
+        for point in [point for point in found.get(name, []) if point["temperature"] == 1]:
+            for figure, head in (("bleu", generator), ("self_bleu", "")):
+                values = " ".join(f"{value:.3f}" for value in point[figure].values())
+                what = f"{'Self-' * (figure == 'self_bleu')}BLEU-{min(point[figure])} to {max(point[figure])}"
+                rows.append((head, f"{what}: {values}"))
+    return [*rows, ("verdict", found["verdict"]["sentence"])] if found else []
 
 
 def _next(recipe: Recipe, model: Path) -> list[tuple[str, str]]:

@@ -23,13 +23,14 @@ from torch import Tensor
 from yanmo import checkpoint, guard, recipe
 from yanmo.batch import to_device
 from yanmo.blocks import prepared_blocks
+from yanmo.budget import MEASURED_SHARE, MEASURED_STEPS, VALIDATING_SHARE, Budget, mean_cost
 from yanmo.checkpoint import State
 from yanmo.errors import UserError
 from yanmo.feed import FORKS, Feed, Rows, Share
 from yanmo.files import lock_folder
 from yanmo.measured import Measured, measured, totals_of
 from yanmo.metrics import Metrics, check_trackers
-from yanmo.objectives.objective import Objective
+from yanmo.objectives.objective import Moment, Objective
 from yanmo.optim import choose_precision
 from yanmo.parallel import Ranks
 from yanmo.players import Players
@@ -37,12 +38,12 @@ from yanmo.progress import Progress, silent
 
 CACHED_TOKENS = 2048
 """Tokens whose activations stay in a CPU's cache: matrix products then run two to three times as fast as from memory."""
-VALIDATIONS, VALIDATING_SHARE = 10, 0.2
-"""Validations of a run, when the recipe does not say how often; fewer where they would take more of a budget in minutes."""
+VALIDATIONS = 10
+"""Validations of a run, when the recipe does not say how often; fewer where they would take too much of a budget in minutes."""
+PLACES = 1000
+"""Steps of the run that is imagined when a step of each phase is measured."""
 SAVE_SECONDS = 300.0
 """Between checkpoints, when the recipe does not say how often."""
-MEASURED_STEPS, MEASURED_SHARE = 8, 0.05
-"""A budget in minutes is turned into steps by measuring this many, or what fits into this share of it, but four."""
 FREE = ("trackers", "keep", "save_every", "validate_every", "loader_workers")
 """Settings of training that may change when a run goes on, because they change no weight."""
 ROUNDING = ("compile", "checkpoint_activations", "micro_rows")
@@ -77,8 +78,9 @@ class Trainer:
 
     A folder that holds a checkpoint is gone on with. `identity` says what else a run depends on (model, objective, the
     hashes of tokenizer and shards); a checkpoint with another one is refused. `say` is given sentences for the user.
-    Without a budget in the recipe there is one epoch. One in minutes counts from the start of `fit`, is turned into
-    steps by measuring, and is not enforced: on a machine that slows down the run takes longer.
+    Without a budget in the recipe there is one epoch. One in minutes counts from the start of `fit` and is turned into
+    steps by measuring, again three times on the way; it is not enforced: on a machine that slows down later the run
+    takes longer.
     Raises UserError for rows that the ranks cannot share and for a tracker that is not installed.
     """
 
@@ -107,7 +109,10 @@ class Trainer:
         )
         self.checkpoints = folder / "checkpoints"
         micro = min(training.micro_rows or rows_at_once(self.ranks.device, training.length, count), count)
+        if objective.mixes_rows:
+            self.identity["rows of a micro-batch (training.micro_rows)"] = micro
         self.share = Share(objective, order, training.rows, first, count, micro, training.length)
+        self.budget = Budget(training, objective.phases)
         self.state = State()
         self.losses: dict[str, float] = {}
         self.validation: dict[str, float] = {}
@@ -133,18 +138,24 @@ class Trainer:
             start = time.perf_counter()
             batches = self.feed.take(self.state.step + self.state.shift)
             torch.manual_seed(_seed_of(self.seed, self.state.step, self.ranks.rank))
-            self.objective.begin(self.state.step, self.state.steps)
-            rate = self.players.rate(self.state.step, self.state.steps)
-            found, norm, refusal = self._turns(batches)
+            place = self.state.place()
+            self.objective.begin(*place)
+            moment = self.objective.moment(*place)
+            rate = self.players.rate(moment)
+            found, norm, refusal = self._turns(batches, moment)
             self.state.step += 1
             self.state.tokens += found.tokens
+            self.budget.took(time.perf_counter() - start, moment.number)
             self._log(found, norm, rate, refusal, start)
+            pausing, validates = time.perf_counter(), self._validation_due()
             if self.state.refused >= guard.PATIENCE:
                 self._go_back()
-            elif self._validation_due():
+            elif validates:
                 self._validate()
-            if self._save_due() or found.stop:
+            if self._decides_again() or self._save_due() or found.stop:
                 self._save()
+            if validates:
+                self.budget.pause = time.perf_counter() - pausing
             if found.stop and self.state.step < self.state.steps:
                 self.say(f"stopped after step {self.state.step}, all is saved; the same command goes on from there")
                 return True
@@ -152,15 +163,15 @@ class Trainer:
 
     # What a step is made of
 
-    def _turns(self, batches: Sequence[Any]) -> tuple[Measured, float, str | None]:
-        """Let every player move once: what was found, the norm of all gradients, and why the last refusal was."""
+    def _turns(self, batches: Sequence[Any], moment: Moment) -> tuple[Measured, float, str | None]:
+        """Let the players of a phase move: what was found, the norm of all gradients, and why the last refusal was."""
         found, whole_norm, refused = Measured({}, 0.0, 0, False), 0.0, None
-        for player in self.objective.turns:
+        for player in moment.phase.turns:
             turn = self._gradients(batches, player)
             norm = float(self.players[player].norm())
-            refusal = self._judge(player, turn, norm)
+            refusal = self._judge(player if moment.number == 0 else f"{player}, phase {moment.number}", turn, norm)
             if refusal is None and turn.targets:
-                self.players[player].step(self.state.step, self.state.steps, norm)
+                self.players[player].step(moment.step, moment.steps, norm, moment.phase.pace)
             found, whole_norm, refused = found.with_(turn), math.hypot(whole_norm, norm), refusal or refused
         return found, whole_norm, refused
 
@@ -193,7 +204,7 @@ class Trainer:
         return dict(zip(names, counts, strict=True)), round(tokens)
 
     def _judge(self, player: str, found: Measured, norm: float) -> str | None:
-        """Why a player's step must not be taken, or None, and what the guard remembers of it."""
+        """Why a player's step must not be taken, or None, and what the guard remembers of the player in this phase."""
         state = self.state
         if not found.targets:
             return None
@@ -221,10 +232,9 @@ class Trainer:
         _, tokens = self._counts(names, batches)
         totals, weights, observed = [torch.zeros(2, len(names), device=self.ranks.device)], dict[str, float](), list[Tensor]()
         for batch in (to_device(batch, self.ranks.device) for batch in batches):
-            losses = self.objective.measure(batch)
+            losses, seen = self.objective.observe(batch)
             weights = {name: loss.weight for name, loss in losses.items()}
             totals.append(totals_of(losses, names))
-            seen = self.objective.observe(batch)
             observed += [] if seen is None else [seen]
         self.objective.train()
         gathered = self.ranks.gather(torch.cat(observed) if observed else None)
@@ -238,7 +248,8 @@ class Trainer:
                 self.say(f"step {self.state.step}: {sentence}")
         if self.metrics is not None:
             self.metrics.write({"step": self.state.step, "tokens": self.state.tokens, "validation": self.validation})
-        if found.targets and (self.state.best_loss is None or found.loss < self.state.best_loss):
+        is_best = self.state.best_loss is None or found.loss < self.state.best_loss
+        if found.targets and is_best and self.objective.keeps == "best":
             self.state.best_loss, self.state.best_step = found.loss, self.state.step
 
     def _log(self, found: Measured, norm: float, rate: float, refusal: str | None, start: float) -> None:
@@ -380,8 +391,8 @@ class Trainer:
         validating = time.perf_counter()
         self._validate()
         self._save()  # a disk that cannot be written is found out now, and the guard has a place to go back to
-        pause = time.perf_counter() - validating
-        self.state.steps = self._decide_steps(began, pause)
+        self.budget.pause = time.perf_counter() - validating
+        self.state.decide(self._decide_steps(began, self.budget.pause))
 
     def _decide_steps(self, began: float, pause: float) -> int:
         """The budget in steps. pause: the seconds that one validation and one checkpoint take."""
@@ -393,16 +404,12 @@ class Trainer:
             return max(1, round(training.tokens / (tokens_per_row * training.rows)))
         if training.minutes is None:
             return max(1, round((training.epochs or 1.0) * order.rows_per_epoch / training.rows))
-        seconds = 60 * training.minutes
-        step = self._measure_step(began + MEASURED_SHARE * seconds)
-        left = seconds - (time.perf_counter() - began)
-        if training.validate_every is None:
-            affordable = max(1, int(VALIDATING_SHARE * left / pause))
-            validations = min(VALIDATIONS, affordable)
-            steps = max(1, int((left - min(validations * pause, VALIDATING_SHARE * left)) / step))
-        else:
-            validations, steps = VALIDATIONS, max(1, int(left / (step + pause / training.validate_every)))
-        steps, self.state.validations = self.ranks.share((steps, validations))
+        self.state.costs = self.ranks.share(self._measure_steps(began, MEASURED_SHARE * self.budget.seconds))
+        step = mean_cost(self.objective.phases, self.state.costs)
+        left = self.budget.seconds - (time.perf_counter() - began)
+        affordable = VALIDATIONS if training.validate_every else max(1, int(VALIDATING_SHARE * left / pause))
+        self.state.validations = self.ranks.share(min(VALIDATIONS, affordable))
+        steps = self.ranks.share(self.budget.steps(left, self.state, step, pause))
         if self.state.validations < VALIDATIONS:
             self.say(
                 f"a validation and a checkpoint take {pause:.3g} s: {self.state.validations} of them instead of {VALIDATIONS}, "
@@ -411,25 +418,42 @@ class Trainer:
         self.say(f"{training.minutes:g} minutes are {steps} steps of {step:.3g} s on this machine now")
         return steps
 
-    def _measure_step(self, until: float) -> float:
-        """The seconds that a step takes: the median of real steps, whose effect is undone. The first one warms up."""
+    def _decides_again(self) -> bool:
+        """Decide anew how many steps a budget in minutes is, when it is time for that."""
+        before, steps = self.state.steps, self.ranks.share(self.budget.again(self.state, time.perf_counter() - self._origin))
+        if steps is None:
+            return False
+        self.say(f"after {self.state.step} steps: {steps} in all instead of {before}, by what they take now")
+        self.state.decide(steps)
+        return True
+
+    def _measure_steps(self, began: float, share: float) -> list[float]:
+        """The seconds that a step of each phase takes: the median of real steps, whose effect is undone. Their first warms up.
+        All phases together take about `share` seconds after `began`."""
         kept = {name: tensor.clone() for name, tensor in self.players.weights().items()}
         moments = {name: tensor.clone() for name, tensor in self.players.state().items()}
         buffers = {name: tensor.clone() for name, tensor in self._buffers().items()}
-        state, self.state = self.state, replace(self.state, steps=1, recent_losses={}, recent_norms={})
-        self.objective.begin(0, 1)
-        seconds: list[float] = []
-        go_on = True
-        while go_on:
-            start = time.perf_counter()
-            self._turns(self.feed.take(len(seconds)))
-            seconds.append(time.perf_counter() - start)
-            enough = len(seconds) > MEASURED_STEPS or (len(seconds) > 3 and time.perf_counter() > until)
-            go_on = self.ranks.share(not enough)
+        state, phases, costs = self.state, self.objective.phases, list[float]()
+        for number, phase in enumerate(phases):
+            self.state = replace(state, steps=1, recent_losses={}, recent_norms={})
+            place = round(phase.begins * PLACES), PLACES
+            self.objective.begin(*place)
+            costs.append(self._measure_step(self.objective.moment(*place), began + share * (number + 1) / len(phases)))
         self.state = state
         self.players.load(kept, moments)
         for name, buffer in self._buffers().items():
             buffer.copy_(buffers[name])
+        return costs
+
+    def _measure_step(self, moment: Moment, until: float) -> float:
+        seconds: list[float] = []
+        go_on = True
+        while go_on:
+            start = time.perf_counter()
+            self._turns(self.feed.take(len(seconds)), moment)
+            seconds.append(time.perf_counter() - start)
+            enough = len(seconds) > MEASURED_STEPS or (len(seconds) > 3 and time.perf_counter() > until)
+            go_on = self.ranks.share(not enough)
         return median(seconds[1:])
 
     def _outcome(self, interrupted: bool) -> Outcome:

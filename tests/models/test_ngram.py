@@ -206,10 +206,10 @@ def test_folder_gives_back_what_was_saved(tmp_path):
     ("model", "message"),
     [
         ({"order": 0}, "order 0: an n-gram has at least 1 token"),
-        ({"dropout": 0.1}, "dropout: ngram has none of these"),
-        ({"layers": 2, "width": 64}, "layers, width: ngram has none of these"),
+        ({"dropout": 0.1}, "model.dropout: nothing in ngram reads it: all text is counted once.*leave it out"),
+        ({"layers": 2, "width": 64}, "model.layers, model.width: nothing in ngram reads these.*leave them out"),
         ({"family": "lstm", "order": 3}, "order 3: lstm counts no n-grams"),
-        ({"family": "lstm", "heads": 4}, "heads: lstm has none of these"),
+        ({"family": "lstm", "heads": 4}, "model.heads: nothing in lstm reads it; leave it out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_the_recipe_is_read(model, message):

@@ -16,6 +16,7 @@ from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.layers import AttentionConfig, CrossAttention, RelativeBias, RelativeConfig, View, attend
 from yanmo.layers.attention import attend_fused, attend_plain
+from yanmo.layers.buckets import spread
 from yanmo.models import FAMILIES, Seq2Seq, build, load, save
 from yanmo.native import library
 from yanmo.optim import roles
@@ -148,14 +149,14 @@ def test_a_bias_of_whole_rows_is_that_of_each_distance_and_learns_in_bf16(bucket
     brick = RelativeBias(RelativeConfig(3, buckets, 40, both_ways))
     places = torch.arange(50)
     distances = places[None, None, :] - places[None, :, None]
-    bias = brick(50, torch.float32)
+    bias = spread(brick(50), 50, 50)
     torch.testing.assert_close(bias, brick.at(distances, torch.float32))
     values = brick.table.weight[brick.config.bucket(distances)].permute(0, 3, 1, 2)
     assert torch.equal(bias, values)
     seed = torch.randn(1, 3, 50, 50).bfloat16()
     (exact,) = torch.autograd.grad(values, brick.table.weight, seed.float())
     brick.bfloat16()
-    (found,) = torch.autograd.grad(brick(50, torch.bfloat16), brick.table.weight, seed)
+    (found,) = torch.autograd.grad(spread(brick(50), 50, 50).bfloat16(), brick.table.weight, seed)
     assert (found.float() - exact).norm() < 0.005 * exact.norm()
 
 

@@ -224,7 +224,6 @@ def test_a_latent_without_numbers_is_refused(tmp_path):
     [
         ({"family": "gpt2", "latent": 8}, "gpt2 has no latent"),
         ({"family": "bert", "start_decoder": "x"}, "start_decoder: bert has no latent"),
-        ({"family": "vae", "version": "lstm", "heads": 2}, "heads: an LSTM has none"),
         ({"family": "vae", "version": "1.0"}, "version 1.0 is none of vae"),
         ({"family": "vae", "start": "x", "latent": 4}, "these are the folder's"),
     ],

@@ -14,6 +14,7 @@ from yanmo.layers import RotaryConfig, View, attend, rotate
 from yanmo.layers import attention as chosen
 from yanmo.layers.attention import attend_plain
 from yanmo.layers.attention_native import attend_native, attend_packed, takes
+from yanmo.layers.buckets import spread
 from yanmo.layers.view import Seen
 from yanmo.models import Special, build
 from yanmo.native import library, state
@@ -39,16 +40,22 @@ def results(attention: Any, inputs: list[Tensor], dtype: torch.dtype) -> list[Te
     return [mixed.detach(), *torch.autograd.grad(mixed, inputs, numbers(*mixed.shape, seed=9).to(dtype))]
 
 
-def by_torch(seen: Seen) -> Any:
-    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def by_torch(seen: Seen, scale: float | None = None) -> Any:
+    def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         view = View(seen=seen)
-        return attend_plain(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), view).transpose(1, 2)
+        if bias is not None:
+            view = view.biased(spread(bias, query.shape[1], key.shape[1]))
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        return attend_plain(query, key, value, view, scale=scale).transpose(1, 2)
 
     return attention
 
 
-def by_us(seen: Seen) -> Any:
-    return lambda query, key, value: attend_native(query, key, value, seen)
+def by_us(seen: Seen, scale: float | None = None) -> Any:
+    def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        return attend_native(query, key, value, seen, None, scale, bias)
+
+    return attention
 
 
 SHORT = documents([[40, 3, 50], [100], [1, 31, 33]], 100)
@@ -85,6 +92,7 @@ def test_forward_and_gradients_are_nearer_than_torchs(case: str) -> None:
 def test_threads_change_nothing(case: str) -> None:
     (rows, queries, keys, heads, kv_heads, width), seen = CASES[case]
     inputs = [numbers(rows, queries, heads, width), *(numbers(rows, keys, kv_heads, width, seed=seed) for seed in (1, 2))]
+    inputs.append(numbers(heads, queries + keys - 1, seed=3))
     one = results(by_us(seen), inputs, torch.bfloat16)
     torch.set_num_threads(2)
     try:
@@ -97,14 +105,47 @@ def test_threads_change_nothing(case: str) -> None:
         torch.set_num_threads(1)
 
 
-def test_one_tensor_gives_what_three_give() -> None:
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_a_bias_for_each_distance(case: str, scale: float | None) -> None:
+    """Ours is added in float32: torch's is rounded to bf16 with the scores. Its gradient is summed over rows, in float32."""
+    (rows, queries, keys, heads, kv_heads, width), seen = CASES[case]
+    inputs = [numbers(rows, queries, heads, width), *(numbers(rows, keys, kv_heads, width, seed=seed) for seed in (1, 2))]
+    inputs = [inputs[0] / 4, *inputs[1:], numbers(heads, queries + keys - 1, seed=3) * 2]
+    exact = results(by_torch(seen, scale), inputs, torch.float64)
+    torchs, ours = results(by_torch(seen, scale), inputs, torch.bfloat16), results(by_us(seen, scale), inputs, torch.bfloat16)
+    for true, other, own in zip(exact, torchs, ours, strict=True):
+        assert (own - true).abs().mean() <= (other - true).abs().mean() * 1.01 + 1e-12
+        assert (own - true).abs().max() <= (other - true).abs().max() * 1.3 + 1e-12
+    bias = inputs[3].float().requires_grad_()
+    mixed = by_us(seen, scale)(*inputs[:3], bias)
+    (to_bias,) = torch.autograd.grad(mixed, bias, numbers(*mixed.shape, seed=9))
+    assert torch.equal(mixed, ours[0])
+    assert (to_bias - exact[4]).norm() <= 0.02 * exact[4].norm() + 1e-12
+
+
+def test_a_bias_of_noughts_and_one_that_rules() -> None:
+    """Zeros change not a bit; far more than any score, for one distance, gives the value there, whatever the padding has."""
+    query, key, value = (numbers(2, 70, 2, 32, seed=seed) for seed in range(3))
+    plain = attend_native(query, key, value, Seen(causal=True))
+    assert torch.equal(plain, attend_native(query, key, value, Seen(causal=True), bias=torch.zeros(2, 139)))
+    bias = torch.zeros(2, 139).index_fill_(1, torch.tensor([69 - 3]), 1000.0).requires_grad_()
+    mixed = attend_native(query, key, value, Seen(), bias=bias)
+    assert torch.equal(mixed[:, 3:], value[:, :-3])
+    (to_bias,) = torch.autograd.grad(mixed.float().sum(), bias)
+    assert to_bias.isfinite().all()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_one_tensor_gives_what_three_give(biased: bool) -> None:
     qkv = numbers(2, 90, 8, 64).requires_grad_()
-    mixed = attend_packed(qkv, 4, 2, Seen(causal=True))
+    bias = [numbers(4, 179, seed=3)] if biased else []
+    mixed = attend_packed(qkv, 4, 2, Seen(causal=True), None, None, *bias)
     (together,) = torch.autograd.grad(mixed, qkv, numbers(*mixed.shape, seed=9))
     parts = [part.detach() for part in qkv.split((4, 2, 2), dim=2)]
-    apart, *gradients = results(by_us(Seen(causal=True)), parts, torch.bfloat16)
+    apart, *gradients = results(by_us(Seen(causal=True)), [*parts, *bias], torch.bfloat16)
     assert torch.equal(mixed, apart)
-    assert torch.equal(together, torch.cat(gradients, dim=2))
+    assert torch.equal(together, torch.cat(gradients[:3], dim=2))
 
 
 @pytest.mark.parametrize("width", [32, 64, 96])
@@ -137,9 +178,11 @@ def test_any_order_of_memory() -> None:
 
 def test_a_document_in_a_row_is_the_document_alone() -> None:
     query, key, value = (numbers(3, 100, 2, 64, seed=seed) for seed in range(3))
-    row = attend_native(query, key, value, Seen(SHORT, SHORT, causal=True))
-    alone = attend_native(query[:1, 43:93], key[:1, 43:93], value[:1, 43:93], Seen(causal=True))
-    torch.testing.assert_close(row[:1, 43:93], alone, rtol=1e-2, atol=1e-2)
+    for bias in (None, numbers(2, 199, seed=3)):          # places of a row are as far apart as places of a document
+        row = attend_native(query, key, value, Seen(SHORT, SHORT, causal=True), bias=bias)
+        near = None if bias is None else bias[:, 50:-50]
+        alone = attend_native(query[:1, 43:93], key[:1, 43:93], value[:1, 43:93], Seen(causal=True), bias=near)
+        torch.testing.assert_close(row[:1, 43:93], alone, rtol=1e-2, atol=1e-2)
 
 
 def test_large_scores_and_what_is_no_number() -> None:

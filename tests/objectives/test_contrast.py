@@ -90,7 +90,12 @@ def test_held_out_texts_are_read_with_dropout_and_without_the_layer_of_training(
     nn.init.zeros_(objective.dense.weight)                # would make all texts one
     torch.manual_seed(1)
     assert torch.equal(objective.measure(batch)["contrast"].total, found.total)
-    figures, _ = objective.summarise(objective.observe(batch), {})
+    reads = []
+    objective.network.register_forward_hook(lambda *_: reads.append(1))
+    losses, vectors = objective.observe(batch)
+    assert len(reads) == 2, "each text is read twice, and not once more for the figures"
+    assert losses.keys() == objective.measure(batch).keys()
+    figures, _ = objective.summarise(vectors, {})
     assert figures["alignment"] > 0.01
     assert figures["uniformity"] < 0
     assert not objective.network.training

@@ -141,6 +141,19 @@ def test_more_samples_tighten_the_bound():
     assert few.item() * 3 == pytest.approx(elbo_of.item(), rel=0.1), "with one sample it is the ELBO, on average"
 
 
+def test_what_is_observed_is_where_texts_were_measured():
+    objective = elbo()
+    batch = batch_of(objective, 5, 8, 6)
+    reads = []
+    objective.network.encoder.register_forward_hook(lambda *_: reads.append(1))
+    with torch.no_grad():
+        losses, observed = objective.observe(batch)
+        assert len(reads) == 2, "once for the bound and once for the tighter one"
+        posterior = objective.network.encode(batch.read)
+    torch.testing.assert_close(observed, torch.cat((posterior.mean, posterior.log_variance), -1))
+    torch.testing.assert_close(losses["kl_per_text"].total, posterior.kl().sum())
+
+
 MEANS = {"bound": 3.0, "kl_per_text": 2.0}
 
 

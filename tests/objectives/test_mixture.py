@@ -16,6 +16,7 @@ from yanmo.models import Network
 from yanmo.objectives import Causal, Hybrid, Mixture, Objective, Part, build_objective
 from yanmo.objectives.hybrid import MaskedNext
 from yanmo.objectives.mixture import named_apart
+from yanmo.objectives.objective import Phase
 from yanmo.recipe import CausalObjective, MaskedObjective, parse_recipe, read_recipe
 
 PARTS = [{"weight": 1, "objective": {"kind": "causal"}}, {"weight": 3, "objective": {"kind": "prefix"}}]
@@ -110,7 +111,7 @@ def test_what_the_network_adds_is_counted_once_over_all_parts():
 
 
 class Game(Causal):
-    turns = ("generator", "discriminator")  # type: ignore[assignment]
+    phases = (Phase(turns=("generator", "discriminator")),)
 
 
 class Owner(Causal):

@@ -19,6 +19,7 @@ import pytest
 from yanmo.recipe import KIND_OF, read_recipe
 from yanmo.report import write_report
 from yanmo.report.findings import count_parameters, read_findings
+from yanmo.report.page import render
 from yanmo.report.words import NAMES, WORDS, Words
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -286,7 +287,8 @@ def test_every_word_is_used(run_folder: Path, tmp_path: Path, monkeypatch: pytes
     write(run_folder / "evaluation/report.json", "broken")
     page_of(run_folder)
     page_of(tmp_path)
-    from_data = ("loss.", "accuracy.", "measure.", "stage.", "environment.", "evaluation.")  # looked up by names in the files
+    # Looked up by names in the files.
+    from_data = ("loss.", "accuracy.", "measure.", "stage.", "environment.", "evaluation.", "frontier", "figure.bits_per_byte.")
     assert [key for key in WORDS if key not in seen and not key.startswith(from_data)] == []
 
 
@@ -299,3 +301,55 @@ def test_fast_and_without_torch(run_folder: Path) -> None:
     start = time.perf_counter()
     write_report(run_folder)
     assert time.perf_counter() - start < 1
+
+
+LATENT = {
+    "losses": {"reconstruction": 3.9, "kl": 0.21, "kl_per_text": 4.4, "bound": 4.05},
+    "perplexity": 57.4,
+    "accuracies": {"accuracy": 0.283},
+    "figures": {"active_units": 29.0, "mutual_information": 3.217, "perplexity": 57.4},
+    "samples": ["a string is <b>returned</b>.", "", "语句用来定义函数。"],
+}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_a_latent_run_finds_is_shown(make_run: Callable[[str], Path], language: str) -> None:
+    folder = make_run(language)
+    write(folder / "evaluation/report.json", LATENT)
+    line = {"step": 5, "tokens": 100, "reconstruction": 4.0, "kl": 0.2, "kl_per_text": 4.0, "penalty": 0.1, "loss": 4.2}
+    held_out = {"step": 5, "validation": {"bound": 4.1, "active_units": 28.0, "mutual_information": 3.1, "perplexity": 60.3}}
+    write(folder / "pretrain/metrics.jsonl", "\n".join(map(json.dumps, (line, {**line, "step": 6}, held_out))))
+    _, page = page_of(folder)
+    for sample in LATENT["samples"]:
+        assert sample in page.texts or not sample
+    words = Words(language)
+    rows = dict(re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td></tr>', render(read_findings(folder))))
+    assert rows[words("evaluation.active_units")] == "29"
+    assert rows[words("evaluation.mutual_information")] == "3.217"
+    assert rows[words("evaluation.loss", name=words("loss.bound"))] == "4.050"
+    assert rows[words("accuracy.accuracy")] == "28.3%"
+    assert [name for name in rows if "erplexity" in name or "困惑度" in name] == [words("evaluation.perplexity")]
+    assert page.text.count("4.050") == 2                  # the headline's loss is the bound
+    assert {words(f"measure.{name}") for name in ("active_units", "kl_per_text")} <= set(page.texts)
+    assert words("training.loss.named", name="active_units") not in page.text
+
+
+def test_every_accuracy_of_a_discriminator_is_shown(run_folder: Path) -> None:
+    accuracies = {"masked_accuracy": 0.123, "replaced_accuracy": 0.456, "original_accuracy": 0.789, "prefix_accuracy": 0.321}
+    write(run_folder / "evaluation/report.json", {"losses": {"replaced": 0.4}, "perplexity": 1.5, "accuracies": accuracies})
+    _, page = page_of(run_folder)
+    for name, shown in {
+        "Accuracy of the generator": "12.3%",
+        "Replaced tokens that were found": "45.6%",
+        "Original tokens that were left alone": "78.9%",
+        "Accuracy: what follows a prefix": "32.1%",
+    }.items():
+        assert page.texts[page.texts.index(name) + 1] == shown
+
+
+def test_what_is_counted_cannot_be_trained_for_longer(run_folder: Path) -> None:
+    _, page = page_of(run_folder)
+    assert "training.minutes=30" in page.text
+    write(run_folder / "recipe.yaml", "name: a\nmodel: {family: ngram}\n")
+    _, page = page_of(run_folder)
+    assert "training.minutes=30" not in page.text

@@ -47,7 +47,9 @@ def test_transformers_gives_the_same_ids(load: Load, tmp_path: Path, family: str
         transformers.AutoConfig.for_model(family).save_pretrained(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     texts = [*NASTY, *chinese()[:30], *english()[:30]]
-    ours = tokens.encode(texts)
+    text_is_text = transformers.AutoTokenizer.from_pretrained(tmp_path, split_special_tokens=True)
+    assert text_is_text(texts, add_special_tokens=False)["input_ids"] == tokens.encode(texts)
+    ours = tokens.encode(texts, named=True)
     assert theirs(texts, add_special_tokens=False)["input_ids"] == ours
     before, after = ([ids] if isinstance(ids, int) else list(ids) for ids in AROUND[family])
     assert theirs(texts)["input_ids"] == [before + ids + after for ids in ours]

@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny_runs import tiny
 
+from yanmo.errors import UserError
+
 torch.set_num_threads(1)
 OF_A_STEP = {
     "llama causal, balanced experts": {"expert_load", "dropped_tokens", "assignment_optimum"},
@@ -51,3 +53,20 @@ def test_activations_computed_twice_are_logged_once(case, tmp_path):
     for one, other in zip(kept, twice, strict=True):
         one, other = ({name: value for name, value in line.items() if "second" not in name} for line in (one, other))
         assert one == other
+
+
+MEETING = ["llama causal, balanced experts", "mixtral causal", "t5 span corruption, experts", "bert contrast"]
+
+
+@pytest.mark.parametrize("case", MEETING)
+def test_a_run_whose_rows_meet_goes_on_with_as_many_at_once(case, tmp_path):
+    tiny(case, tmp_path, steps=2, micro_rows=2).fit()
+    with pytest.raises(UserError, match=r"rows of a micro-batch \(training.micro_rows\) was 2 and is 1\. Set back"):
+        tiny(case, tmp_path, steps=2, micro_rows=1).fit()
+    assert tiny(case, tmp_path, steps=2, micro_rows=2).fit().step == 2
+
+
+@pytest.mark.parametrize("case", ["bert masked, experts choose", "llama causal"])
+def test_a_run_whose_rows_are_apart_goes_on_with_fewer_at_once(case, tmp_path):
+    tiny(case, tmp_path, steps=2, micro_rows=2).fit()
+    assert tiny(case, tmp_path, steps=2, micro_rows=1).fit().step == 2

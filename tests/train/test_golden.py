@@ -22,7 +22,11 @@ def test_losses_are_as_they_were(case, tmp_path):
     assert losses(case, tmp_path) == pytest.approx(json.loads(GOLDEN.read_text())[case], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+GAMES = [case for case in CASES if "adversarial" in case]
+"""No loss of theirs goes to nothing; they begin with the causal one."""
+
+
+@pytest.mark.parametrize("case", sorted(CASES.keys() - GAMES))
 def test_a_batch_is_learned_by_heart(case, tmp_path):
     made = tiny(case, tmp_path, documents=4, steps=220, validate_every=220, schedule="constant-decay", optimizer="adamw",
                 weight_decay=0.0)

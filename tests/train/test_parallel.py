@@ -46,6 +46,14 @@ def test_two_processes_are_one(tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
 
 
+def test_processes_agree_on_the_steps_of_a_budget_in_minutes(tmp_path):
+    made = run(tmp_path, "minutes=0.06", "validate_every=null")
+    assert made.returncode == 0, made.stdout + made.stderr
+    state = checkpoint.load(checkpoint.latest(tmp_path / "checkpoints")).state
+    assert made.stdout.count(f"finished {state.steps}\n") == 2
+    assert len(state.plan) == 5, "decided at the start and three times on the way"
+
+
 def test_rows_that_cannot_be_shared_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"training\.rows: 8 rows cannot be shared by 3 processes; take a multiple, as 9"):
         trainer(tmp_path, ranks=Ranks(0, 3))

@@ -9,6 +9,7 @@ from toy_training import ToyNetwork, ToyRows, training
 
 from yanmo import checkpoint
 from yanmo.objectives import Loss, Objective
+from yanmo.objectives.objective import Phase
 from yanmo.players import Players
 from yanmo.train import Trainer
 
@@ -34,9 +35,7 @@ class Duel(Objective):
             nn.init.zeros_(part.weight)
         self.asked: list[tuple[int, int]] = []
 
-    @property
-    def turns(self):
-        return ("low", "high", "high")
+    phases = (Phase(turns=("low", "high", "high")),)
 
     def players(self):
         return {"low": self.low, "high": self.high}
@@ -78,7 +77,7 @@ def test_a_game_comes_to_rest(tmp_path):
 def test_a_player_moves_only_in_its_own_turn(tmp_path):
     game, trainer = duel(tmp_path, steps=1)
     before = {name: parameter.clone() for name, parameter in game.named_parameters()}
-    game.__class__ = type("OneSided", (Duel,), {"turns": property(lambda self: ("high",))})
+    game.__class__ = type("OneSided", (Duel,), {"phases": (Phase(turns=("high",)),)})
     with torch.no_grad():
         game.low.weight.fill_(1.0)
     trainer.fit()

@@ -185,20 +185,101 @@ def test_budgets(tmp_path):
         assert (outcome.step, outcome.steps, outcome.tokens) == (steps, steps, steps * 8 * LENGTH)
 
 
-def test_minutes_become_steps_once(tmp_path):
+def test_minutes_become_steps(tmp_path):
     said = []
     made = trainer(tmp_path, say=said.append, minutes=0.02, validate_every=50, schedule="constant-decay")
     outcome = made.fit()
     assert outcome.steps > 20
     assert outcome.step == outcome.steps
-    assert f"0.02 minutes are {outcome.steps} steps" in said[0]
-    assert weights(tmp_path).state.steps == outcome.steps
+    plan = weights(tmp_path).state.plan
+    assert said[0].startswith(f"0.02 minutes are {plan[-1][1]} steps of ")
+    assert f": {outcome.steps} in all instead of " in said[-1]
+    assert weights(tmp_path).state.steps == outcome.steps == plan[-1][0]
+
+
+class FakeClock:
+    """Seconds that go by: `cost(n)` for the n-th step, those that are measured included, and `pause` for a validation."""
+
+    def __init__(self, cost, pause=1.0):
+        self.now, self.steps, self.cost, self.pause = 1000.0, 0, cost, pause
+
+    def perf_counter(self):
+        return self.now
+
+    def time(self, made):
+        turns, validate = made._turns, made._validate
+
+        def timed_turns(*given):
+            self.now += self.cost(self.steps)
+            self.steps += 1
+            return turns(*given)
+
+        def timed_validate():
+            self.now += self.pause
+            validate()
+
+        made._turns, made._validate = timed_turns, timed_validate
+        return made
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant-decay", "inverse-sqrt"])
+@pytest.mark.parametrize("first", [3.0, 1 / 3])
+def test_a_budget_is_kept_though_the_first_steps_take_longer_or_shorter(tmp_path, monkeypatch, first, schedule):
+    """150 s; the steps that are measured and some after them are not like the others; ten validations of half a second."""
+    clock = FakeClock(lambda step: first if step < 20 else 1.0, 0.5)
+    monkeypatch.setattr(train_module, "time", clock)
+    began, said = clock.now, []
+    made = trainer(tmp_path, minutes=2.5, validate_every=None, schedule=schedule, say=said.append)
+    outcome = clock.time(made).fit()
+    assert clock.now - began == pytest.approx(150, rel=0.03)
+    planned = made.state.plan[-1][1]
+    assert [sentence.split()[0] for sentence in said] == ["2.5", "after", "after", "after"]
+    assert abs(planned - outcome.steps) > 0.5 * outcome.steps, "the first steps were no measure"
+    rates = [line["learning_rate"] for line in lines(tmp_path) if "norm" in line]
+    assert len(rates) == outcome.steps
+    peak, usual = max(rates), trainer(tmp_path / "usual", steps=outcome.steps, schedule=schedule)
+    usual.players = Players(usual.objective, usual.training, torch.float32)
+    expected = [usual.players.rate(usual.objective.moment(step, outcome.steps)) for step in range(outcome.steps)]
+    steepest = max(abs(after - before) for before, after in itertools.pairwise(expected))
+    assert max(abs(after - before) for before, after in itertools.pairwise(rates)) < 3.5 * steepest, "nowhere does the rate jump"
+    assert rates.index(peak) < 0.3 * len(rates)
+    assert rates[-1] == pytest.approx(expected[-1], abs=0.03 * peak), "and it ends where it would have"
+
+
+def test_a_budget_that_goes_as_measured_keeps_its_schedule(tmp_path, monkeypatch):
+    clock = FakeClock(lambda step: 1.0, 0.5)
+    monkeypatch.setattr(train_module, "time", clock)
+    made = clock.time(trainer(tmp_path, minutes=2, validate_every=None))
+    outcome = made.fit()
+    assert clock.now == pytest.approx(1120, abs=2)
+    assert outcome.steps == pytest.approx(made.state.plan[-1][1], abs=2)
+
+
+def test_what_was_decided_again_lasts(tmp_path, monkeypatch):
+    """A run that is stopped one step after its second decision goes on as one that was not, even when only that is left."""
+    clock = FakeClock(lambda step: 3.0 if step < 20 else 1.0)
+    monkeypatch.setattr(train_module, "time", clock)
+    clock.time(trainer(tmp_path / "whole", minutes=3, validate_every=None)).fit()
+    whole = weights(tmp_path / "whole").state
+    assert len(whole.plan) == 5
+    clock.now, clock.steps = 1000.0, 0
+    stopped = clock.time(trainer(tmp_path / "stopped", minutes=3, validate_every=None))
+    begin = stopped.objective.begin
+    stopped.objective.begin = lambda *at: (stopped.state.step == whole.plan[2][0] and stopped._interrupt.set(), begin(*at))
+    assert stopped.fit().interrupted
+    saved = weights(tmp_path / "stopped").state
+    assert saved.plan[:3] == whole.plan[:3]
+    assert saved.step == whole.plan[2][0] + 1
+    checkpoint._remove([checkpoint.latest(tmp_path / "stopped" / "checkpoints")])
+    assert weights(tmp_path / "stopped").state.plan == saved.plan, "a checkpoint was written where it was decided"
+    clock.time(trainer(tmp_path / "stopped", minutes=3, validate_every=None)).fit()
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
 def test_validations_take_a_fifth_of_the_minutes_at_most(tmp_path):
     said = []
     made = trainer(tmp_path, say=said.append, minutes=1, validate_every=None)
-    made._measure_step = lambda until: 0.1
+    made._measure_steps = lambda began, share: [0.1]
     began = time.perf_counter()
     steps = made._decide_steps(began, 0.01)
     assert (steps, made.state.validations) == (pytest.approx(599, abs=2), 10)

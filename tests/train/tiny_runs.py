@@ -47,6 +47,11 @@ CASES = {
     "xlnet permuted, with memory": ("xlnet", {"one_in": 3, "memory": 8}),
     "electra contrast of means": ("electra", {"kind": "contrast", "vector": "mean", "dropout": 0.1}),
     "lstm causal": ("lstm", {}),
+    "gpt2 adversarial, relaxed": ("gpt2", {"kind": "adversarial", "start": 0.4, "longest": 12}),
+    "lstm adversarial, policy": (
+        "lstm",
+        {"kind": "adversarial", "estimator": "policy-gradient", "start": 0.4, "longest": 8, "rollouts": 2},
+    ),
     "mixtral causal": ("mixtral", {}),
     "llama causal, balanced experts": ("llama", {}, {"experts": {"number": 4, "router": "balanced"}}),
     "bert masked, experts choose": ("bert", {}, {"experts": {"number": 4, "router": "expert-choice", "every": 2}}),

@@ -1,8 +1,10 @@
 """Held-out figures of small run folders, against sums made by hand and by transformers."""
 
+import itertools
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from yanmo import scoring
+from yanmo import models, scoring
 from yanmo.errors import UserError
-from yanmo.evaluation import evaluate, held_out_sentences, most_frequent, sentences_of
+from yanmo.evaluation import evaluate, fitting, held_out_sentences, most_frequent, sentences_of
+from yanmo.models import Network
 from yanmo.recipe import Recipe
-from yanmo.scoring import score
+from yanmo.scoring import manner_of, score
 from yanmo.shards import Shards, write_shards
+from yanmo.tokenizer import Encoded
 
 HELD_OUT = (
     "北京是中国的首都，也是一座古老的城市。上海与北京之间有高速铁路。",
@@ -86,13 +90,19 @@ def test_causal_by_hand(pairs, family: str, tmp_path: Path) -> None:
     assert found.perplexity == pytest.approx(math.exp(nats / count), rel=1e-4)
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)
     assert found.bits_per_byte_by == "likelihood"
-    assert found.counts == {"documents": 4, "tokens": count, "bytes": size}
+    sentences = fitting(held_out_sentences(HELD_OUT, 50), pair.network, pair.tokens)
+    length = sum(len(text.encode()) for text in sentences)
+    assert found.counts == {"documents": 4, "tokens": count, "bytes": size, "sentences": len(sentences), "sentence_bytes": length}
+    nats = -sum(score(pair.network, pair.tokens, sentences))
+    assert found.sentence_bits_per_byte == pytest.approx(nats / math.log(2) / length)
+    assert len(sentences) >= 6
     assert calls[-1][0] == calls[-1][1]
     assert set(json.loads(json.dumps(found.to_json()))) == {
         "losses",
         "perplexity",
         "bits_per_byte",
         "bits_per_byte_by",
+        "sentence_bits_per_byte",
         "counts",
     }
 
@@ -120,11 +130,12 @@ def test_masked_by_hand(pairs, family: str, tmp_path: Path, monkeypatch: pytest.
     assert found.baseline_accuracy > 0
     assert found.counts["masked_targets"] == len(answers) > 10
 
-    sentences = held_out_sentences(HELD_OUT, pair.tokens, 3, pair.network.config.length, recipe.seed)
+    sentences = fitting(held_out_sentences(HELD_OUT, 3), pair.network, pair.tokens)[:3]
     nats = -sum(score(pair.network, pair.tokens, sentences))
     assert len(sentences) == found.counts["sentences"] == 3
     assert found.bits_per_byte_by == "pseudo-likelihood"
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / sum(len(one.encode()) for one in sentences))
+    assert found.sentence_bits_per_byte == found.bits_per_byte
     count = sum(len(ids) for ids in pair.tokens.encode(sentences))
     assert found.pseudo_perplexity == pytest.approx(math.exp(nats / count))
     within = evaluate(pair.network, pair.tokens, recipe, folder, within_word=True)
@@ -154,8 +165,6 @@ def test_without_pseudo_likelihood_there_are_no_bits_per_byte(pairs, tmp_path: P
 
 
 def test_next_sentence_is_measured_beside_the_masks(tmp_path: Path, pairs) -> None:
-    from yanmo import models
-
     pair = pairs("bert")
     recipe = recipe_for("bert", objective={"kind": "masked", "sentences": "next"}, evaluation={"pseudo_likelihood": 0})
     torch.manual_seed(0)
@@ -192,16 +201,91 @@ def test_sentences() -> None:
     assert sentences_of(" \n ") == sentences_of("") == []
 
 
-def test_held_out_sentences(pairs) -> None:
-    pair = pairs("bert")
+def test_held_out_sentences() -> None:
     texts = [f"第{number}篇的第一句话在这里。第{number}篇的第二句话在这里。短。{'长' * 99}。" for number in range(40)]
-    drawn = held_out_sentences(iter(texts), pair.tokens, 30, 64, seed=1)
-    assert drawn == held_out_sentences(texts, pair.tokens, 30, 64, seed=1)
-    assert drawn != held_out_sentences(texts, pair.tokens, 30, 64, seed=2)
-    assert len({sentence.split("篇")[0] for sentence in drawn}) == 30, "one of each text, while there are texts"
-    every = held_out_sentences(texts, pair.tokens, 100, 64)
+    drawn = held_out_sentences(iter(texts), 30, seed=1)
+    assert drawn == held_out_sentences(texts, 30, seed=1)
+    assert drawn != held_out_sentences(texts, 30, seed=2)
+    assert len({sentence.split("篇")[0] for sentence in drawn[:30]}) == 30, "one of each text, while there are texts"
+    every = held_out_sentences(texts, 100)
     assert len(every) == len(set(every)) == 80, "neither the short nor the long ones"
-    assert held_out_sentences(texts, pair.tokens, 0, 64) == held_out_sentences([], pair.tokens, 5, 64) == []
+    assert held_out_sentences(texts, 0) == held_out_sentences([], 5) == []
+
+
+def test_every_family_is_measured_on_the_same_sentences(pairs, tmp_path: Path) -> None:
+    """Tokenizers of four kinds and two seeds: the same bytes; bits per byte are those of the scores, each in its own manner."""
+    texts = tuple(f"{text}第{number}句在这里写完。And this is number {number}." for number, text in enumerate(HELD_OUT))
+    sentences = held_out_sentences(texts, 3)[:3]
+    size = sum(len(sentence.encode()) for sentence in sentences)
+    manners = {"bert": "pseudo-likelihood", "gpt2": "likelihood", "llama": "likelihood", "t5": "gap", "bart": "gap"}
+    for seed, (family, manner) in enumerate(manners.items()):
+        pair = pairs(family)
+        folder = run_folder(tmp_path / family, pair, texts)
+        found = evaluate(pair.network, pair.tokens, recipe_for(family, seed=seed, evaluation={"pseudo_likelihood": 3}), folder)
+        bits = -sum(score(pair.network, pair.tokens, sentences)) / math.log(2) / size
+        assert (found.counts["sentences"], found.counts["sentence_bytes"]) == (3, size), family
+        assert found.sentence_bits_per_byte == pytest.approx(bits), family
+        assert found.bits_per_byte_by == manner
+        assert (found.bits_per_byte == found.sentence_bits_per_byte) is (manner != "likelihood"), "else whole documents"
+
+
+def small(family: str, vocabulary: int, length: int = 64) -> Network:
+    """A network of random weights, so large that its choices are far apart."""
+    torch.manual_seed(0)
+    heads = {} if family == "lstm" else {"heads": 2, "feedforward": 32}
+    recipe = recipe_for(family, model={"family": family, "layers": 1, "width": 16, **heads})
+    network = models.build(recipe.model, vocabulary=vocabulary, length=length).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.mul_(1 if "norm" in name or "latent" in name or "posterior" in name else 4)
+    return network
+
+
+@pytest.mark.parametrize(("family", "manner", "words"), [("xlnet", "permutation", "bert"), ("vae", "bound", "gpt2")])
+def test_other_networks_have_a_code_of_sentences(pairs, family: str, manner: str, words: str, tmp_path: Path) -> None:
+    tokens = pairs(words).tokens
+    network, folder = small(family, tokens.size), run_folder(tmp_path, pairs(words))
+    found = evaluate(network, tokens, recipe_for(family, evaluation={"pseudo_likelihood": 3}), folder)
+    sentences = fitting(held_out_sentences(HELD_OUT, 3), network, tokens)[:3]
+    bits = -sum(score(network, tokens, sentences)) / math.log(2) / sum(len(sentence.encode()) for sentence in sentences)
+    assert found.bits_per_byte == found.sentence_bits_per_byte == pytest.approx(bits)
+    assert found.bits_per_byte_by == manner == manner_of(network)
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A tokenizer of twelve tokens, eight of which stand in texts."""
+
+    prefix: tuple[int, ...] = (8,)
+    suffix: tuple[int, ...] = (9,)
+    pad: int = 10
+    mask: int = 11
+    size: int = 12
+
+    def group(self, name: str) -> tuple[int, ...] | None:
+        return (self.mask,) if name == "mask" else None
+
+
+@pytest.mark.parametrize("family", ["gpt2", "lstm", "t5", "bart", "xlnet", "vae"])
+def test_what_is_called_a_code_is_one(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kraft's inequality: the chances of all texts of two tokens (one, by samples of latents) add up to one where they are exact,
+    and to no more where they are a mean over orders."""
+    network = small(family, 12)
+    ids = list(itertools.product(range(network.config.vocabulary), repeat=1 if family == "vae" else 2))
+    given = [Encoded(np.array(text), np.zeros(1, np.int64), np.arange(len(text))) for text in ids]
+    monkeypatch.setattr(scoring, "encode_documents", lambda tokens, texts: [given[int(text)] for text in texts])
+    total = float(np.exp(score(network, Letters(), [str(number) for number in range(len(ids))])).sum())  # type: ignore[arg-type]
+    if manner_of(network) == "permutation":
+        assert 0.2 < total < 1.01
+    else:
+        assert total == pytest.approx(1, abs=0.05 if family == "vae" else 1e-4)
+
+
+def test_a_network_that_gives_no_text_a_probability_has_no_bits(pairs, tmp_path: Path) -> None:
+    pair = pairs("bert")
+    folder = run_folder(tmp_path, pair)
+    found = evaluate(pair.network, pair.tokens, recipe_for("bert", objective={"kind": "contrast", "dropout": 0.1}), folder)
+    assert (found.bits_per_byte, found.bits_per_byte_by, found.sentence_bits_per_byte) == (None, None, None)
 
 
 def test_what_cannot_be_measured(pairs, tmp_path: Path) -> None:

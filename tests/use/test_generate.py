@@ -80,6 +80,8 @@ def test_more_prompts_than_fit_in_a_batch(pairs, monkeypatch: pytest.MonkeyPatch
     whole = generate(pair.network, pair.tokens, PROMPTS, max_new_tokens=5, seed=1)
     monkeypatch.setattr("yanmo.generation.ROWS", 3)
     assert generate(pair.network, pair.tokens, PROMPTS, max_new_tokens=5, seed=1) == whole
+    monkeypatch.setattr("yanmo.generation.PLACES", 1)
+    assert generate(pair.network, pair.tokens, PROMPTS, max_new_tokens=5, seed=1) == whole
 
 
 def test_the_end_of_text_that_the_model_folder_names_stops_too(pairs) -> None:
@@ -124,6 +126,16 @@ def test_samples_follow_the_distribution() -> None:
     used = expected > 0
     chi_squared = ((found - expected)[used] ** 2 / expected[used]).sum()
     assert chi_squared < 16.3  # 3 degrees of freedom, p = 0.001
+
+
+def test_a_choice_is_the_first_token_whose_summed_shares_pass_the_draw() -> None:
+    """And so never one without a share, however often tokens are drawn."""
+    shares = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
+    rows, seen = shares.log().expand(300, -1), torch.zeros(300, 6, dtype=torch.bool)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(300)]
+    draws = [float(torch.rand(1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))) for seed in range(300)]
+    expected = [1 if draw < 0.25 else 3 if draw < 0.75 else 4 for draw in draws]
+    assert Sampling().choose(rows, seen, generators) == expected
 
 
 def test_seeds(pairs) -> None:

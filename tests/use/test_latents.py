@@ -50,8 +50,8 @@ def learned(request, tokens):
     pieces = [Piece(i, np.array(ids), np.array([0]), np.arange(len(ids))) for i, ids in enumerate(tokens.encode(TEXTS))]
     batch = objective.collate([Row(tuple(pieces), rng, lambda rng: pieces[0])], 96)
     optimizer = torch.optim.Adam(objective.parameters(), 3e-3 if request.param == "transformer" else 1e-2)
-    for step in range(200):
-        objective.begin(step, 200)
+    for step in range(400):
+        objective.begin(step, 400)
         loss = sum(loss.weight * loss.total / loss.count for loss in objective(batch).values() if loss.weight)
         optimizer.zero_grad()
         loss.backward()
@@ -158,5 +158,6 @@ def test_mistakes_are_named(learned, tokens):
         yanmo.reconstruct(learned, tokens, ["a " * 600])
     with pytest.raises(UserError, match="max_tokens 0"):
         yanmo.sample(learned, tokens, max_tokens=0)
+    decoder = build(Model(family="gpt2", size="tiny", layers=1, width=16, heads=1), vocabulary=64, length=8)
     with pytest.raises(UserError, match="a gpt2 has no latent"):
-        yanmo.sample(build(Model(family="gpt2", size="tiny", layers=1, width=16, heads=1), vocabulary=64, length=8), tokens)
+        yanmo.interpolate(decoder, tokens, "a dog", "a cat")

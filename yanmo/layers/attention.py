@@ -76,12 +76,11 @@ class Attention(nn.Module):
         query, key, value = qkv.split((config.heads, config.kv_heads, config.kv_heads), dim=2)
         dropout = config.dropout if self.training else 0.0
         query, key = self.query_norm(query), self.key_norm(key)  # (R, T, H, W)
-        unscaled = config.scale is None
-        if unscaled and memory is None and view.seen is not None and takes(query, key, value, dropout, view.angles):
+        if memory is None and view.seen is not None and takes(query, key, value, dropout, view.angles):
             if config.qk_norm is None:  # one gradient, of qkv
-                mixed = attend_packed(qkv, config.heads, config.kv_heads, view.seen, view.angles)
+                mixed = attend_packed(qkv, config.heads, config.kv_heads, view.seen, view.angles, config.scale, view.bias)
             else:
-                mixed = attend_native(query, key, value, view.seen, view.angles)
+                mixed = attend_native(query, key, value, view.seen, view.angles, config.scale, view.bias)
             return self.out_dropout(self.out(mixed.flatten(2)))
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (R, H, T, W)
         if view.cos is not None and view.sin is not None:
@@ -96,9 +95,8 @@ class Attention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, view: View, dropout: float = 0.0, scale: float | None = None) -> Tensor:
     """(R, H, T, W) queries over (R, K, S, W) keys and values to (R, H, T, W). The one place that chooses a kernel."""
     if view.seen is not None and takes(query, key, value, dropout):
-        if scale is not None:                             # the kernel's own is one over the root of the width
-            query = query * (scale * query.shape[-1] ** 0.5)
-        return attend_native(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), view.seen).transpose(1, 2)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        return attend_native(query, key, value, view.seen, None, scale, view.bias).transpose(1, 2)
     if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= PLAIN_SCORES:
         return attend_plain(query, key, value, view, dropout, scale)
     return attend_fused(query, key, value, view, dropout, scale)

@@ -45,11 +45,10 @@ class RelativeBias(nn.Module):
         self.config = config
         self.table = nn.Embedding(config.buckets, config.heads)  # (B, H)
 
-    def forward(self, length: int, dtype: torch.dtype) -> Tensor:
-        """(1, H, T, T) for T places side by side; documents that share a row need no more, for they hide one another."""
-        distances = torch.arange(1 - length, length, device=self.table.weight.device)
-        by_distance = self._values(distances).t()  # (H, 2T - 1)
-        return by_distance.unfold(1, length, 1).flip(1)[None].to(dtype)
+    def forward(self, length: int) -> Tensor:
+        """(H, 2T - 1) for the distances of T places side by side, from 1 - T to T - 1; documents that share a row need no more,
+        for they hide one another."""
+        return self._values(torch.arange(1 - length, length, device=self.table.weight.device)).t()
 
     def at(self, distances: Tensor, dtype: torch.dtype) -> Tensor:
         """(R, H, T, S) for any (R, T, S) distances."""
@@ -59,3 +58,8 @@ class RelativeBias(nn.Module):
         """(...) to (..., H), in float32 or wider."""
         table = self.table.weight
         return F.embedding(self.config.bucket(distances), table.to(torch.promote_types(table.dtype, torch.float32)))
+
+
+def spread(by_distance: Tensor, queries: int, keys: int) -> Tensor:
+    """(H, T + S - 1) numbers of the distances from 1 - T to S - 1, to all pairs of places, (1, H, T, S)."""
+    return by_distance.unfold(1, keys, 1).flip(1)[None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from yanmo.batch import Packed
+from yanmo.layers.buckets import spread
 from yanmo.layers.rotary import RotaryConfig
 from yanmo.native import library
 
@@ -44,7 +45,8 @@ class View:
 
     mask: (R or 1, 1, T, S), 0 where seen and -inf elsewhere, or None where everything is seen or `seen` alone says what is;
     (R or 1, H, T, S) with what each head adds to its scores, and its gradient.
-    seen: the same in words, for kernels that need no mask. triangle: it is just "not the future". cos, sin:
+    seen: the same in words, for kernels that need no mask. bias: (H, T + S - 1), what each head adds to the scores of a distance,
+    key - query, the least first; None where the mask has it. triangle: it is just "not the future". cos, sin:
     (R or 1, 1, T, W / 2) of rotary positions. slots: (R, T), where in a memory of keys and values the new ones are written.
     documents: (R, T) as in Packed, or None where every row is one without padding; causal: some later place is hidden. These two
     are for bricks that do more than look.
@@ -56,6 +58,7 @@ class View:
     sin: Tensor | None = None
     slots: Tensor | None = None
     seen: Seen | None = None
+    bias: Tensor | None = None
     documents: Tensor | None = None
     causal: bool = False
 
@@ -66,7 +69,10 @@ class View:
 
     def mask_for(self, like: Tensor, queries: int, keys: int) -> Tensor | None:
         """The mask for so many queries and keys, made now where `seen` stands for it."""
-        return self.mask if self.mask is not None or self.seen is None else self.seen.mask(queries, keys, like)
+        if self.mask is not None or self.seen is None:
+            return self.mask
+        mask = self.seen.mask(queries, keys, like)
+        return mask if self.bias is None else _sum(mask, spread(self.bias, queries, keys).to(like.dtype))
 
     @staticmethod
     def of(
@@ -91,8 +97,14 @@ class View:
 
     def biased(self, bias: Tensor) -> View:
         """The same view with (R or 1, H, T, S) numbers added to the scores, which no kernel of ours takes."""
-        mask = self.mask_for(bias, *bias.shape[2:])
-        return replace(self, mask=bias if mask is None else mask + bias, triangle=False, seen=None)
+        return replace(self, mask=_sum(self.mask_for(bias, *bias.shape[2:]), bias), triangle=False, seen=None)
+
+    def biased_by_distance(self, bias: Tensor, dtype: torch.dtype) -> View:
+        """The same view of whole rows with the numbers (H, 2T - 1) of their distances added to the scores."""
+        if self.mask is None and _without_mask(bias.new_empty(0, dtype=dtype)):
+            return replace(self, bias=bias, triangle=False)
+        length = (bias.shape[1] + 1) // 2
+        return self.biased(spread(bias, length, length).to(dtype))
 
     @staticmethod
     def across(target: Packed, source: Packed, dtype: torch.dtype) -> View:
@@ -121,6 +133,10 @@ class View:
 def _without_mask(like: Tensor) -> bool:
     """Whether attention will most likely be our own kernel's; if not, it makes the mask itself."""
     return like.device.type == "cpu" and like.dtype == torch.bfloat16 and library("attention") is not None
+
+
+def _sum(mask: Tensor | None, bias: Tensor) -> Tensor:
+    return bias if mask is None else mask + bias
 
 
 def _near(query: Tensor, key: Tensor, causal: bool, window: int | None, prefix: Tensor | None = None) -> Tensor:

@@ -21,10 +21,10 @@ from yanmo.layers import (
 )
 from yanmo.models.bert import PRESETS
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width, padding_row
-from yanmo.models.names import Name, Names, layer, single
+from yanmo.models.names import Name, Names, layer, qkv_rows, single
 from yanmo.models.network import Special
 from yanmo.models.seq2seq import HalfConfig, Seq2Seq, Seq2SeqConfig
-from yanmo.models.t5 import attention_rows, cross_rows, decoder_start
+from yanmo.models.t5 import cross_rows, decoder_start
 
 FIRST_POSITION = 2
 """The row of the table of positions for position 0: fairseq counted from after the padding id."""
@@ -149,7 +149,7 @@ def half_names(half: str) -> tuple[Name, ...]:
     return (
         layer(f"{half}.embed.positions", f"model.{half}.embed_positions"),
         layer(f"{half}.embed.norm", f"model.{half}.layernorm_embedding"),
-        layer(ours + "attention.qkv", qkv, attention_rows),
+        layer(ours + "attention.qkv", qkv, qkv_rows),
         layer(ours + "attention.out", f"{theirs}self_attn.out_proj"),
         layer(ours + "attention_norm", f"{theirs}self_attn_layer_norm"),
         layer(ours + "cross.query", cross + "q_proj"),

@@ -28,6 +28,7 @@ from yanmo.models.network import Network, Special
 from yanmo.models.ngram import NGRAM
 from yanmo.models.recurrent import LSTM
 from yanmo.models.t5 import T5
+from yanmo.models.textcnn import TEXT_CNN
 from yanmo.models.vae import VAE
 from yanmo.models.xlnet import XLNET
 
@@ -35,7 +36,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         BERT, ROBERTA, MODERNBERT, GPT2, LLAMA, QWEN3, MIXTRAL, T5, BART, ELECTRA, ELECTRA_GENERATOR, VAE, XLNET,
-        LSTM, NGRAM,
+        LSTM, NGRAM, TEXT_CNN,
     )
 }
 """By their names, which are transformers' model_type but where several families share one."""

@@ -32,7 +32,7 @@ from yanmo.models.recurrent import Recurrent, RecurrentConfig
 PartConfig = StackConfig | RecurrentConfig
 """What encoder and decoder are: transformers or LSTMs."""
 QUIET = 0.1
-"""How loud a latent is at the start: its standard deviation over that of a token's embedding."""
+"""How loud a latent is at the start: its standard deviation over that of a token's embedding. And how fast it grows louder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class LatentDecoder(Decoder):
 
     def start(self) -> None:
         super().start()
-        start_quietly(self.latent_embedding, self.latent_memory)
+        start_memory(self.latent_memory)
 
     def write(self, packed: Packed, latents_NZ: Tensor) -> Tensor:  # (R, T, D)
         """Hidden states of the texts of `packed`, the first place of each a memory, whatever token is there."""
@@ -72,7 +72,7 @@ class LatentDecoder(Decoder):
         texts = Texts.of(packed)
         x_RTD = self.embed(packed)
         views = self.views(partial(View.of, packed, True, compute_dtype(x_RTD)))
-        latents = latents_NZ.to(self.latent_memory.weight.dtype)
+        latents = murmur(latents_NZ, self.latent_memory)
         x_RTD = x_RTD + texts.spread(self.latent_embedding(latents)).view_as(x_RTD)
         memory_NBD = self._memory(latents).to(x_RTD.dtype)
         for index, (block, view) in enumerate(zip(self.blocks, views, strict=True)):
@@ -87,7 +87,7 @@ class LatentDecoder(Decoder):
         packed = writing.cache.take(tokens_NT)
         begins = writing.cache.used == 0
         used = writing.cache.with_room_for(packed)
-        latents = writing.latents.to(self.latent_memory.weight.dtype)
+        latents = murmur(writing.latents, self.latent_memory)
         x_NTD = self.embed(packed) + self.latent_embedding(latents)[:, None]
         memory_NBD = self._memory(latents).to(x_NTD.dtype)
         views = self.views(partial(View.of_memory, packed, used, compute_dtype(x_NTD)))
@@ -125,7 +125,7 @@ class RecurrentDecoder(Recurrent):
 
     def start(self) -> None:
         super().start()
-        start_quietly(self.latent_embedding, self.latent_memory)
+        start_memory(self.latent_memory)
 
     def write(self, packed: Packed, latents_NZ: Tensor) -> Tensor:  # (R, T, D)
         """As LatentDecoder's; zeros at the memory's places."""
@@ -152,7 +152,7 @@ class RecurrentDecoder(Recurrent):
         self, packed: Packed, texts: Texts, latents_NZ: Tensor, states: list[LstmState]
     ) -> tuple[Tensor, list[LstmState]]:
         steps, lasts = Steps.of(texts), []
-        latent = texts.spread(self.latent_embedding(latents_NZ.to(self.latent_embedding.weight.dtype)))
+        latent = texts.spread(self.latent_embedding(murmur(latents_NZ, self.latent_embedding)))
         x_ND = steps.gather(self.embed(packed) + latent.unflatten(0, packed.tokens.shape))
         for block, state in zip(self.blocks, states, strict=True):
             x_ND, last = block(x_ND, steps, state)
@@ -162,7 +162,7 @@ class RecurrentDecoder(Recurrent):
 
     def _states(self, latents_NZ: Tensor) -> list[LstmState]:
         """Where each layer begins."""
-        both = self.latent_memory(latents_NZ.to(self.latent_memory.weight.dtype)).tanh()
+        both = self.latent_memory(murmur(latents_NZ, self.latent_memory)).tanh()
         return [LstmState(*layer.chunk(2, -1)) for layer in both.chunk(self.config.layers, -1)]
 
 
@@ -235,16 +235,20 @@ class Latent(Network):
             own.load_state_dict(network.state_dict(), strict=False)  # without the head, and with the latent's own
 
 
-@torch.no_grad()
-def start_quietly(embedding: nn.Linear, memory: nn.Linear) -> None:
-    """The latent begins as a murmur beside the words, and its memory as a vector that hardly depends on it.
+def murmur(latents_NZ: Tensor, layer: nn.Linear) -> Tensor:
+    """Latents as a decoder reads them, in the number type of the layer that does: far below the words, and slow to rise.
 
-    Louder, its noise drowns the words at first. On captions (benchmarks/latent.py, one seed) the perplexity bound after 400 steps
-    is 34.6 with weights as other layers have them, and 32.8 with those of the embedding smaller by the root of Z; after 200 steps
-    it is 40.1 with these, and 39.8 as here.
+    The scale is applied whenever latents are read instead of once to the weights (equalized learning rate, Karras et al. 2018,
+    arXiv:1710.10196, section 4.1). Most of a latent is noise, which leaves these weights a gradient of no direction, and an
+    optimizer that divides by the gradient's size makes full steps of it: weights that only start small are loud after a few
+    steps, and the noise drowns the words (docs/log.md, Latents).
     """
-    for layer in (embedding, memory):
-        layer.weight.mul_(QUIET * layer.in_features**-0.5)
+    return (latents_NZ * (QUIET * latents_NZ.shape[-1] ** -0.5)).to(layer.weight.dtype)
+
+
+@torch.no_grad()
+def start_memory(memory: nn.Linear) -> None:
+    """The memory begins as a vector that hardly depends on the latent."""
     memory.bias.normal_(0.0, StartConfig().std)
 
 

@@ -92,8 +92,8 @@ class NGram(Network):
         grams = tuple(len(level.keys) for level in levels[1:])
         settings = {**config.settings, GRAMS_KEY: list(grams)}
         self.config = replace(config, grams=grams, settings=settings)  # pyright: ignore[reportIncompatibleVariableOverride]
-        keys = [torch.from_numpy(level.keys) for level in levels[1:]]
-        keys = [own + own // config.tokens * spare for own in keys]
+        # numpy's division by one number multiplies; torch's does not, and starts threads for it
+        keys = [torch.from_numpy(level.keys + level.keys // config.tokens * spare) for level in levels[1:]]
         chances, left = ([torch.from_numpy(getattr(level, name)) for level in levels] for name in ("chances", "left"))
         chances[0] = torch.cat([chances[0], torch.zeros(spare)])
         left[0] = torch.cat([left[0], torch.ones(spare)])

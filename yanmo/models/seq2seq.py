@@ -59,6 +59,11 @@ class Seq2SeqConfig(NetworkConfig):
     """The token that every target begins with as the decoder reads it."""
 
     @property
+    def blocks(self) -> tuple[BlockConfig, ...]:
+        """Of the decoder, whose bricks are as wide as the encoder's."""
+        return self.decoder.blocks
+
+    @property
     def layers(self) -> int:
         """Of either stack where they have the same number, else of the encoder."""
         return len(self.encoder.blocks)
@@ -79,7 +84,7 @@ class Half(nn.Module):
     def view(self, packed: Packed, causal: bool, dtype: torch.dtype) -> View:
         """What a place of whole rows sees of its own text."""
         view = View.of(packed, causal, dtype)
-        return view if self.relative is None else view.biased(self.relative(packed.tokens.shape[1], dtype))
+        return view if self.relative is None else view.biased_by_distance(self.relative(packed.tokens.shape[1]), dtype)
 
 
 class SourceCache(KeyValueCache):

@@ -27,7 +27,7 @@ from yanmo.layers import (
 )
 from yanmo.models.bert import PRESETS
 from yanmo.models.family import REQUIRED, Family, Sizes
-from yanmo.models.names import Name, Names, layer, single
+from yanmo.models.names import Name, Names, gate_rows, layer, qkv_rows, single
 from yanmo.models.network import Special
 from yanmo.models.seq2seq import HalfConfig, Seq2Seq, Seq2SeqConfig
 
@@ -166,16 +166,8 @@ def describe(sizes: Sizes, special: Special) -> dict[str, Any]:
     }
 
 
-def attention_rows(config: Seq2SeqConfig) -> tuple[int, ...]:
-    return config.decoder.blocks[0].attention.rows
-
-
 def cross_rows(config: Seq2SeqConfig) -> tuple[int, ...]:
-    return config.decoder.blocks[0].attention.rows[1:]
-
-
-def gate_rows(config: Seq2SeqConfig) -> tuple[int, ...]:
-    return (config.decoder.blocks[0].feedforward.width,) * 2
+    return config.blocks[0].attention.rows[1:]
 
 
 def half_names(half: str, config: Seq2SeqConfig) -> tuple[Name, ...]:
@@ -188,7 +180,7 @@ def half_names(half: str, config: Seq2SeqConfig) -> tuple[Name, ...]:
     return (
         layer(f"{half}.relative.table", f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias"),
         layer(ours + "attention_norm", f"{theirs}0.layer_norm"),
-        layer(ours + "attention.qkv", qkv, attention_rows),
+        layer(ours + "attention.qkv", qkv, qkv_rows),
         layer(ours + "attention.out", f"{theirs}0.SelfAttention.o"),
         layer(ours + "cross_norm", f"{theirs}1.layer_norm"),
         layer(ours + "cross.query", cross + "q"),

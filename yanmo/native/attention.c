@@ -17,14 +17,16 @@ typedef struct {
     bf16 *weights;
     float *mixed;          /* (32, W) */
     float top[BLOCK], total[BLOCK];
+    float *line_room;
+    const float *line; /* of the head, by distance, or null */
 } Forward;
 
 /* The scores of 32 queries with the listed blocks of keys. */
-static void score(const Forward *f, const int *list, int count, int W) {
+static void score(const Forward *f, int block, const int *list, int count, int W) {
     const int chunks = W / 32;
     for (int b = 0; b < count; b++) {
         const bf16 *keys = f->keys + (int64_t)list[b] * BLOCK * W;
-        zero_square();
+        start_square(f->line ? f->line + (list[b] - block) * BLOCK : 0);
         for (int c = 0; c < chunks; c++)
             multiply_square(f->queries + c * TILE, f->queries + (chunks + c) * TILE, 64, keys + c * TILE,
                 keys + (chunks + c) * TILE);
@@ -111,7 +113,7 @@ static void forward_block(Forward *f, const Reach *reach, int block, float scale
         for (; next < key_blocks && count < CHUNK; next++)
             if (touches(reach, block, next)) blocks[count] = next, list[count++] = 2 * next + covers(reach, block, next);
         if (!count) break;
-        score(f, blocks, count, W);
+        score(f, block, blocks, count, W);
         soften(f, reach, block, list, count, scale, started, W);
         mix(f, list, count, started, W);
         started = 1;
@@ -129,22 +131,24 @@ static void forward_block(Forward *f, const Reach *reach, int block, float scale
 /* q (R, T, H, W), k and v (R, S, K, W), by the strides in `shape`, W contiguous, to out (R, T, H, W) and lse (R, H, T),
    both contiguous; lse is to the base of 2 and is what the backward pass needs. query_documents (R, T), key_documents
    (R, S): a query sees the keys with its own number; null where everything is one document. cos, sin (R or 1, T, W / 2):
-   queries and keys are rotated by these first, or null; then S = T. A query that sees nothing gives zeros. */
+   queries and keys are rotated by these first, or null; then S = T. bias: (H, T + S - 1), what is added to the scores of each
+   distance key - query, the least first, or null. A query that sees nothing gives zeros. */
 EXPORT void attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const int64_t *query_documents,
-                              const int64_t *key_documents, const bf16 *cos, const bf16 *sin, bf16 *out, float *lse,
-                              const Shape *shape, int threads) {
+                              const int64_t *key_documents, const bf16 *cos, const bf16 *sin, const float *bias, bf16 *out,
+                              float *lse, const Shape *shape, int threads) {
     const int T = shape->queries, S = shape->keys, H = shape->heads, K = shape->kv_heads, W = shape->width, group = H / K;
     const int64_t keys = padded(S);
-    const float scale = 1.44269504088896341f / sqrtf(W);
+    const float scale = M_LOG2E * shape->scale;
     allow_tiles();
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch = open_scratch(4 * keys * W + 4 * BLOCK * W + 4 * BLOCK * SCORE_LINE + 2 * BLOCK * WEIGHT_LINE +
-                                       4 * BLOCK * W + reach_bytes(T, S));
+                                       4 * BLOCK * W + line_bytes(T, S) + reach_bytes(T, S));
         Forward f = {.keys = take(&scratch, 2 * keys * W), .values = take(&scratch, 2 * keys * W)};
         f.queries = take(&scratch, 2 * BLOCK * W), f.room = take(&scratch, 2 * BLOCK * W), f.scores = take(&scratch,
             4 * BLOCK * SCORE_LINE);
         f.weights = take(&scratch, 2 * BLOCK * WEIGHT_LINE), f.mixed = take(&scratch, 4 * BLOCK * W);
+        f.line_room = take(&scratch, line_bytes(T, S)), f.line = 0;
         Reach reach = take_reach(&scratch, shape);
         configure_tiles();
 #pragma omp for schedule(dynamic)
@@ -160,7 +164,8 @@ EXPORT void attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const
                 pack_turned(f.keys + s * W, rotated(keys, f.room, S - s, angles, s, W), S - s, W);
                 pack_pairs(f.values + s * W, values, S - s, W);
             }
-            for (int64_t h = head * group; h < (head + 1) * group; h++)
+            for (int64_t h = head * group; h < (head + 1) * group; h++) {
+                if (bias) f.line = lay_line(f.line_room, bias + h * (T + S - 1), shape, 0);
                 for (int64_t t = 0; t < T; t += BLOCK) {
                     bf16 *result = out + ((row * T + t) * H + h) * W;
                     expect_writes(result, (int64_t)H * W, least(BLOCK, T - t), W);
@@ -168,6 +173,7 @@ EXPORT void attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const
                     pack_plain(f.queries, rotated(queries, f.room, T - t, angles, t, W), T - t, W);
                     forward_block(&f, &reach, t / BLOCK, scale, W, result, (int64_t)H * W, lse + (row * H + h) * T + t);
                 }
+            }
         }
         _tile_release();
         free(scratch.start);
@@ -185,12 +191,14 @@ typedef struct {
     bf16 *weights, *dscores;                           /* (32 keys, SPAN) */
     bf16 *dscore_pairs;                                /* (SPAN keys, SPAN queries) as pairs of keys */
     float *dkeys, *dvalues, *dqueries;                 /* (S, W), (S, W), (W, SPAN) in blocks of 32 queries */
+    float *line_room, *dline;                          /* by distance query - key; dline begins at 1 - padded(S) */
+    const float *line;                                 /* or null */
 } Backward;
 
-/* The 32 x 32 products over W of two packed blocks. */
-static inline void square_over_width(const bf16 *a, const bf16 *b, int W, float *result) {
+/* The 32 x 32 products over W of two packed blocks, and what `line` adds. */
+static inline void square_over_width(const bf16 *a, const bf16 *b, const float *line, int W, float *result) {
     const int chunks = W / 32;
-    zero_square();
+    start_square(line);
     for (int c = 0; c < chunks; c++)
         multiply_square(a + c * TILE, a + (chunks + c) * TILE, 64, b + c * TILE, b + (chunks + c) * TILE);
     store_square(result, BLOCK);
@@ -201,7 +209,9 @@ static void weigh(const Backward *g, const Reach *reach, int key_block, int quer
     bf16 *pairs) {
     const int whole = covers(reach, query_block, key_block);
     const __m512 scales = _mm512_set1_ps(scale);
-    __m512 lse[2], delta[2], p[2][2], d[2][2];
+    float *dline = g->dline + (query_block - key_block) * BLOCK + padded(reach->keys) - BLOCK;
+    __m512 lse[2], delta[2], p[2][2], d[2][2], diagonals[4];
+    for (int part = 0; part < 4; part++) diagonals[part] = _mm512_setzero_ps();
     for (int half = 0; half < 2; half++) {
         lse[half] = _mm512_load_ps(g->lse + at * BLOCK + half * 16);
         delta[half] = _mm512_load_ps(g->delta + at * BLOCK + half * 16);
@@ -217,6 +227,7 @@ static void weigh(const Backward *g, const Reach *reach, int key_block, int quer
                 p[odd][half] = weight;
                 d[odd][half] = _mm512_mul_ps(weight, _mm512_sub_ps(_mm512_load_ps(g->dweights + from), delta[half]));
             }
+        if (g->line) add_to_diagonals(diagonals, d[0]), add_to_diagonals(diagonals, d[1]);
         bf16 *weights = g->weights + i * WEIGHT_LINE + column * BLOCK, *dscores = g->dscores + i * WEIGHT_LINE + column * BLOCK;
         store32(weights, p[0][0], p[0][1]);
         store32(weights + WEIGHT_LINE, p[1][0], p[1][1]);
@@ -227,6 +238,8 @@ static void weigh(const Backward *g, const Reach *reach, int key_block, int quer
         _mm512_store_si512(pairs + i * 16, _mm512_permutex2var_epi16(even, first_pairs(), odd));
         _mm512_store_si512(pairs + TILE + i * 16, _mm512_permutex2var_epi16(even, last_pairs(), odd));
     }
+    for (int part = 0; g->line && part < 4; part++)
+        _mm512_store_ps(dline + part * 16, _mm512_add_ps(_mm512_load_ps(dline + part * 16), diagonals[part]));
 }
 
 /* sums (32, W) += a (32, 32 for each listed block) x b (32 for each listed block, W). */
@@ -250,8 +263,9 @@ static void backward_chunk(const Backward *g, const Reach *reach, int first_quer
         int count = 0;
         for (int a = 0; a < queries; a++) {
             if (!touches(reach, first_query + a, key)) continue;
-            square_over_width(g->keys + (int64_t)key * BLOCK * W, g->query_pairs + a * BLOCK * W, W, g->scores);
-            square_over_width(g->values + (int64_t)key * BLOCK * W, g->dout_pairs + a * BLOCK * W, W, g->dweights);
+            square_over_width(g->keys + (int64_t)key * BLOCK * W, g->query_pairs + a * BLOCK * W,
+                g->line ? g->line + (first_query + a - key) * BLOCK : 0, W, g->scores);
+            square_over_width(g->values + (int64_t)key * BLOCK * W, g->dout_pairs + a * BLOCK * W, 0, W, g->dweights);
             weigh(g, reach, key, first_query + a, a, count, scale, g->dscore_pairs + (a * CHUNK + b) * 2 * TILE);
             list[count++] = a;
         }
@@ -289,11 +303,11 @@ static void open_span(const Backward *g, Lines q, Angles angles, int64_t token, 
         for (int w = 0; w < W; w += 16) sum = _mm512_fmadd_ps(load16(out + t * line + w), load16(dout + t * line + w), sum);
         g->lse[t] = lse[t], g->delta[t] = _mm512_reduce_add_ps(sum);
     }
-    for (int t = live; t < padded(live); t++) g->lse[t] = g->delta[t] = 0;
+    for (int t = live; t < padded(live); t++) g->lse[t] = INFINITY, g->delta[t] = 0; /* no weight, whatever the score */
     memset(g->dqueries, 0, 4 * padded(live) * W);
 }
 
-static Backward take_backward(Scratch *scratch, int64_t keys, int W) {
+static Backward take_backward(Scratch *scratch, int64_t keys, int64_t line, int W) {
     Backward g;
     g.keys = take(scratch, 2 * keys * W), g.values = take(scratch, 2 * keys * W), g.turned_keys = take(scratch, 2 * keys * W);
     g.query_pairs = take(scratch, 2 * SPAN * W), g.queries = take(scratch, 2 * SPAN * W);
@@ -304,6 +318,7 @@ static Backward take_backward(Scratch *scratch, int64_t keys, int W) {
     g.weights = take(scratch, 2 * BLOCK * WEIGHT_LINE), g.dscores = take(scratch, 2 * BLOCK * WEIGHT_LINE);
     g.dscore_pairs = take(scratch, 2 * SPAN * SPAN);
     g.dkeys = take(scratch, 4 * keys * W), g.dvalues = take(scratch, 4 * keys * W), g.dqueries = take(scratch, 4 * SPAN * W);
+    g.line_room = take(scratch, line), g.dline = take(scratch, line), g.line = 0;
     return g;
 }
 
@@ -336,15 +351,25 @@ static void write_keys(const Backward *g, bf16 *dk, int64_t line, Angles angles,
     }
 }
 
+static void open_line(Backward *g, const float *bias, const Shape *shape) {
+    g->line = lay_line(g->line_room, bias, shape, 1);
+    memset(g->dline, 0, line_bytes(shape->queries, shape->keys));
+}
+
+static void write_line(const Backward *g, float *dbias, int T, int S) {
+    for (int distance = 1 - T; distance < S; distance++) dbias[distance + T - 1] = g->dline[padded(S) - 1 - distance];
+}
+
 /* One key-value head of one row, with all heads of its group; k, v, dk and dv are the head's, all else the whole row's. */
-static void backward_item(const Backward *g, const Reach *reach, const Shape *shape, int64_t head, Angles angles, const bf16 *q,
-                          const bf16 *k, const bf16 *v, const bf16 *out, const bf16 *dout, const float *lse, bf16 *dq,
-                              bf16 *dk, bf16 *dv) {
+static void backward_item(Backward *g, const Reach *reach, const Shape *shape, int64_t head, Angles angles, const float *bias,
+                          const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const bf16 *dout, const float *lse,
+                          bf16 *dq, bf16 *dk, bf16 *dv, float *dbias) {
     const int T = shape->queries, S = shape->keys, H = shape->heads, W = shape->width, group = H / shape->kv_heads;
     const int key_blocks = (S + BLOCK - 1) / BLOCK;
-    const float scale = 1 / sqrtf(W), base = 1.44269504088896341f * scale;
+    const float scale = shape->scale, base = M_LOG2E * shape->scale;
     open_keys(g, (Lines){k, shape->k.token}, (Lines){v, shape->v.token}, angles, S, W);
-    for (int64_t h = head * group; h < (head + 1) * group; h++)
+    for (int64_t h = head * group; h < (head + 1) * group; h++) {
+        if (bias) open_line(g, bias + h * (T + S - 1), shape);
         for (int64_t t = 0; t < T; t += SPAN) {
             const int live = least(SPAN, T - t), blocks = (live + BLOCK - 1) / BLOCK;
             const Lines queries = {q + t * shape->q.token + h * shape->q.head, shape->q.token};
@@ -355,35 +380,37 @@ static void backward_item(const Backward *g, const Reach *reach, const Shape *sh
                 backward_chunk(g, reach, t / BLOCK, blocks, b, least(CHUNK, key_blocks - b), base, W);
             write_queries(g, dq + t * shape->dq.token + h * shape->dq.head, shape->dq.token, angles, t, scale, live, W);
         }
+        if (bias) write_line(g, dbias + h * (T + S - 1), T, S);
+    }
     write_keys(g, dk, shape->dk.token, angles, scale, S, W);
     write_plain(dv, shape->dv.token, g->dvalues, 1, S, W);
 }
 
-/* The gradients of q, k and v, by the strides in `shape`, from dout (R, T, H, W), contiguous; all else as in
-   attention_forward, whose out and lse these are. */
+/* The gradients of q, k and v, by the strides in `shape`, and of the bias, (R, H, T + S - 1) for each row by itself, from dout
+   (R, T, H, W), contiguous; all else as in attention_forward, whose out and lse these are. */
 EXPORT void attention_backward(const bf16 *q, const bf16 *k, const bf16 *v, const int64_t *query_documents,
-                               const int64_t *key_documents, const bf16 *cos, const bf16 *sin, const bf16 *out,
-                               const float *lse, const bf16 *dout, bf16 *dq, bf16 *dk,
-                               bf16 *dv, const Shape *shape, int threads) {
+                               const int64_t *key_documents, const bf16 *cos, const bf16 *sin, const float *bias,
+                               const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, bf16 *dk, bf16 *dv, float *dbias,
+                               const Shape *shape, int threads) {
     const int T = shape->queries, S = shape->keys, K = shape->kv_heads, W = shape->width;
     const int64_t keys = padded(S);
     allow_tiles();
 #pragma omp parallel num_threads(threads)
     {
-        Scratch scratch = open_scratch(14 * keys * W + 12 * SPAN * W + 2 * BLOCK * W + 8 * SPAN + 8 * BLOCK * BLOCK + 4 *
-            BLOCK * WEIGHT_LINE +
-                                       2 * SPAN * SPAN + reach_bytes(T, S));
-        Backward g = take_backward(&scratch, keys, W);
+        Scratch scratch = open_scratch(14 * keys * W + 12 * SPAN * W + 2 * BLOCK * W + 8 * SPAN + 8 * BLOCK * BLOCK +
+                                       4 * BLOCK * WEIGHT_LINE + 2 * SPAN * SPAN + 2 * line_bytes(T, S) + reach_bytes(T, S));
+        Backward g = take_backward(&scratch, keys, line_bytes(T, S), W);
         Reach reach = take_reach(&scratch, shape);
         configure_tiles();
 #pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < shape->rows * K; item++) {
             const int64_t row = item / K, head = item % K, line = (int64_t)T * shape->heads;
             fill_reach(&reach, query_documents ? query_documents + row * T : 0, key_documents ? key_documents + row * S : 0);
-            backward_item(&g, &reach, shape, head, angles_at(cos, sin, row * shape->angle_row), q + row * shape->q.row,
+            backward_item(&g, &reach, shape, head, angles_at(cos, sin, row * shape->angle_row), bias, q + row * shape->q.row,
                           k + row * shape->k.row + head * shape->k.head, v + row * shape->v.row + head * shape->v.head,
                           out + row * line * W, dout + row * line * W, lse + row * line, dq + row * shape->dq.row,
-                          dk + row * shape->dk.row + head * shape->dk.head, dv + row * shape->dv.row + head * shape->dv.head);
+                          dk + row * shape->dk.row + head * shape->dk.head, dv + row * shape->dv.row + head * shape->dv.head,
+                          bias ? dbias + row * shape->heads * (T + S - 1) : 0);
         }
         _tile_release();
         free(scratch.start);

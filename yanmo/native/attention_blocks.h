@@ -19,9 +19,11 @@ typedef struct {
     int64_t row, token, head;
 } Strides;
 
-/* window: the largest distance seen, to either side, or -1. angle_row: from one row's rotary angles to the next's. */
+/* window: the largest distance seen, to either side, or -1. angle_row: from one row's rotary angles to the next's. scale: what
+   scores are multiplied by, greater than 0. */
 typedef struct {
     int64_t rows, queries, keys, heads, kv_heads, width, causal, window, angle_row;
+    double scale;
     Strides q, k, v, dq, dk, dv;
 } Shape;
 
@@ -124,6 +126,29 @@ static inline __mmask16 seen_queries(const Reach *reach, int key, int query) {
         _mm512_set1_epi32(reach->key_document[key]));
     seen = _mm512_mask_cmple_epi32_mask(seen, behind, _mm512_set1_epi32(reach->behind));
     return _mm512_mask_cmpge_epi32_mask(seen, behind, _mm512_set1_epi32(-reach->ahead));
+}
+
+/* ---- what a head adds to its scores for each distance key - query, from 1 - T to S - 1 ---- */
+
+/* All distances of whole blocks. */
+static inline int64_t line_bytes(int64_t T, int64_t S) { return 4 * (padded(T) + padded(S)); }
+
+/* The numbers, by which scores are raised before they are scaled: at result[distance], or at result[-distance] if turned. */
+static inline const float *lay_line(float *room, const float *line, const Shape *shape, int turned) {
+    const int T = shape->queries, S = shape->keys, step = turned ? -1 : 1;
+    float *zero = room + padded(turned ? S : T);
+    const float share = 1 / shape->scale;
+    memset(room, 0, line_bytes(T, S));
+    for (int distance = 1 - T; distance < S; distance++) zero[step * distance] = line[distance + T - 1] * share;
+    return zero;
+}
+
+/* Sums along the diagonals of a square that is taken line by line: in the end that of j - i at place j - i + 31. */
+static inline void add_to_diagonals(__m512 sums[4], const __m512 line[2]) {
+    for (int part = 3; part > 0; part--)
+        sums[part] = (__m512)_mm512_alignr_epi32((__m512i)sums[part], (__m512i)sums[part - 1], 15);
+    sums[0] = (__m512)_mm512_alignr_epi32((__m512i)sums[0], _mm512_setzero_si512(), 15);
+    sums[0] = _mm512_add_ps(sums[0], line[0]), sums[1] = _mm512_add_ps(sums[1], line[1]);
 }
 
 /* ---- numbers ---- */
@@ -293,6 +318,16 @@ static inline void store_square(float *x, int64_t line) {
     _tile_stored(1, x + 16, line * 4);
     _tile_stored(2, x + 16 * line, line * 4);
     _tile_stored(3, x + 16 * line + 16, line * 4);
+}
+
+/* Sums that begin with at[j - i] in line i and column j, or with zeros: a tile may be read backwards, line after line. */
+static inline void start_square(const float *at) {
+    if (!at) return zero_square();
+    finish_stores();
+    _tile_loadd(0, at, -4);
+    _tile_loadd(1, at + 16, -4);
+    _tile_loadd(2, at - 16, -4);
+    _tile_loadd(3, at, -4);
 }
 
 /* a: two tiles of 16 lines each, lines `bytes` apart; b: two tiles of 16 pairs. */

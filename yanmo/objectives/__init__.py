@@ -9,6 +9,7 @@ from typing import Any
 from yanmo.errors import UserError
 from yanmo.models import load
 from yanmo.models.network import Network
+from yanmo.objectives.adversarial import Adversarial
 from yanmo.objectives.causal import Causal, CausalBatch
 from yanmo.objectives.contrast import Contrast, ContrastBatch
 from yanmo.objectives.counting import Counting
@@ -53,6 +54,7 @@ MAKERS: dict[str, Callable[[Any, Tokens, Any], Objective]] = {
     "distillation": Distillation,
     "counting": Counting,
     "permuted": Permuted,
+    "adversarial": Adversarial,
 }
 """By the recipe's kind: from a network, a tokenizer and the objective's section of the recipe."""
 
@@ -82,6 +84,7 @@ def build_objective(recipe: Recipe, network: Network, tokens: Tokens, folder: st
 
 
 __all__ = [
+    "Adversarial",
     "Causal",
     "CausalBatch",
     "Contrast",

@@ -73,6 +73,10 @@ class Contrast(Objective):
             nn.init.normal_(self.dense.weight, std=0.02)
             nn.init.zeros_(self.dense.bias)
 
+    @property
+    def mixes_rows(self) -> bool:
+        return True
+
     def places(self, tokens: int) -> int:
         return tokens + len(self.prefix) + len(self.suffix)
 
@@ -86,11 +90,12 @@ class Contrast(Objective):
         return self._told_apart(batch, *self._read_twice(batch.packed, self.dense))
 
     def measure(self, batch: ContrastBatch) -> dict[str, Loss]:
-        return self._told_apart(batch, *self._read_twice(batch.packed, None))
+        return self.observe(batch)[0]
 
-    def observe(self, batch: ContrastBatch) -> Tensor:
-        """Both vectors of each text, (S, 2 D)."""
-        return torch.cat(self._read_twice(batch.packed, None), -1)
+    def observe(self, batch: ContrastBatch) -> tuple[dict[str, Loss], Tensor]:
+        """With both vectors of each text, (S, 2 D)."""
+        vectors = self._read_twice(batch.packed, None)
+        return self._told_apart(batch, *vectors), torch.cat(vectors, -1)
 
     def summarise(self, observed: Tensor, means: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
         first_SD, second_SD = observed.chunk(2, -1)

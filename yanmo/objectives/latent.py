@@ -91,25 +91,25 @@ class Elbo(Objective):
         return ElboBatch(read, after_memory(read), torch.from_numpy(places), answers, droppable, counts)
 
     def losses(self, batch: ElboBatch, turn: str) -> dict[str, Loss]:
-        found, kl_NZ = self._elbo(batch, self._with_words_dropped(batch) if self.training else batch.written)
-        penalty = kl_NZ.clamp(min=self.recipe.free_bits * math.log(2)).sum()
+        found, posterior = self._elbo(batch, self._with_words_dropped(batch) if self.training else batch.written)
+        penalty = posterior.kl().clamp(min=self.recipe.free_bits * math.log(2)).sum()
         return found | {"penalty": Loss(penalty, batch.counts["penalty"], self.weight)}
 
     def measure(self, batch: ElboBatch) -> dict[str, Loss]:
         """The bound at its full weight, and the tighter one that several samples give."""
-        found, _ = self._elbo(batch, batch.written)
+        return self.observe(batch)[0]
+
+    def observe(self, batch: ElboBatch) -> tuple[dict[str, Loss], Tensor]:
+        """With the posteriors of the texts, (N, 2 Z)."""
+        found, posterior = self._elbo(batch, batch.written)
         bound = -self.bound(batch, self.recipe.samples).sum()
-        return found | {"kl": replace(found["kl"], weight=1.0), "bound": Loss(bound, batch.counts["bound"], 0)}
+        found |= {"kl": replace(found["kl"], weight=1.0), "bound": Loss(bound, batch.counts["bound"], 0)}
+        return found, torch.cat((posterior.mean, posterior.log_variance), -1)
 
     def bound(self, batch: ElboBatch, samples: int) -> Tensor:
         """The importance-weighted bound on each text's log-probability, (N,), in nats."""
         noise_KNZ = torch.randn(samples, batch.counts["kl_per_text"], self.network.config.latent, device=batch.answers.device)
         return self.network.importance_bound(batch.read, batch.places, batch.answers, noise_KNZ)
-
-    def observe(self, batch: ElboBatch) -> Tensor:
-        """The posteriors of the texts, (N, 2 Z)."""
-        posterior = self.network.encode(batch.read)
-        return torch.cat((posterior.mean, posterior.log_variance), -1)
 
     def summarise(self, observed: Tensor, means: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
         posterior = Posterior(*observed.chunk(2, -1))
@@ -134,7 +134,7 @@ class Elbo(Objective):
             ways.append(f"hide more words from the decoder (objective.word_dropout {recipe.word_dropout:g}; up to 0.4)")
         return f"Start again with one of these: {'; '.join([*ways, 'a smaller model.latent, or more training'])}"
 
-    def _elbo(self, batch: ElboBatch, written: Packed) -> tuple[dict[str, Loss], Tensor]:
+    def _elbo(self, batch: ElboBatch, written: Packed) -> tuple[dict[str, Loss], Posterior]:
         hidden_RTD, posterior = self.network(batch.read, written)
         total, correct = cross_entropy(self.network.head, hidden_at(hidden_RTD, batch.places), batch.answers)
         kl_NZ, count = posterior.kl(), len(batch.answers)
@@ -143,7 +143,7 @@ class Elbo(Objective):
             "kl": Loss(kl_NZ.sum(), count, 0),
             "kl_per_text": Loss(kl_NZ.sum(), len(kl_NZ), 0),
             "accuracy": Loss(correct, count, 0),
-        }, kl_NZ
+        }, posterior
 
     def _with_words_dropped(self, batch: ElboBatch) -> Packed:
         if not self.recipe.word_dropout:

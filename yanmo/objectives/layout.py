@@ -17,7 +17,7 @@ from yanmo.batch import Packed, Piece
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of text without special tokens inside: a piece, or one part of a pair. words: where words start."""
+    """A run of text without special tokens inside: a piece, or one part of a pair. words: where words start, if that is asked."""
 
     tokens: np.ndarray
     words: np.ndarray
@@ -92,7 +92,7 @@ def lay_out(
     words = np.zeros(len(text), dtype=bool)
     counts = [len(segment.words) for segment in segments]
     words[np.concatenate([segment.words for segment in segments]).astype(np.int64) + segment_starts.repeat(counts)] = True
-    words[segment_starts] = True
+    words[segment_starts[sizes > 0]] = True
 
     tokens = np.full(len(rows) * length, pad, dtype=np.int64)
     tokens[places] = text

@@ -12,7 +12,7 @@ import torch
 from yanmo.batch import Piece, Row, to_device
 from yanmo.errors import UserError
 from yanmo.models.network import Network
-from yanmo.objectives.objective import Loss, Objective
+from yanmo.objectives.objective import Loss, Objective, Phase
 from yanmo.tokenizer import Tokens
 
 
@@ -58,6 +58,10 @@ class Mixture(Objective):
             {name: part.name if number == 0 else f"{part.name}_{name}" for number, name in enumerate(losses)}
             for part, losses in zip(parts, self.losses_of, strict=True)
         ]
+
+    @property
+    def mixes_rows(self) -> bool:
+        return any(part.objective.mixes_rows for part in self.parts)
 
     def places(self, tokens: int) -> int:
         return max(part.objective.places(tokens) for part in self.parts)
@@ -116,7 +120,7 @@ def named_apart(kinds: Sequence[str]) -> list[str]:
 def _check(part: Part, network: Network) -> None:
     objective = part.objective
     foreign = {id(own) for own in objective.parameters()} - {id(own) for own in network.parameters()}
-    if tuple(objective.turns) != ("model",) or foreign or objective.companions():
+    if tuple(objective.phases) != (Phase(),) or foreign or objective.companions():
         raise UserError(
             f"objective.parts: {part.name} trains more than the one network of a mixture, or in turns; "
             "give it a run of its own, or leave it out"

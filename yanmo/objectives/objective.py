@@ -12,11 +12,12 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from yanmo.batch import Batch, Row
+from yanmo.layers import experts_of
 from yanmo.models.network import Network
 
 
@@ -33,24 +34,59 @@ class Loss:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run. begins: at which share of the steps. turns: who moves in each step, in this order; a player may move
+    several times, or not at all. pace: what the learning rate is multiplied by; its schedule runs once over every phase."""
+
+    begins: float = 0.0
+    turns: Sequence[str] = ("model",)
+    pace: float = 1.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a step stands: in which phase, the number of that, at which step of how many in it."""
+
+    phase: Phase
+    number: int
+    step: int
+    steps: int
+
+
 class Objective(nn.Module, ABC):
-    """What is learned. Most objectives have one player, "model"; those of a game take turns, each with its own losses."""
+    """What is learned. Most objectives have one phase and one player, "model"; in a game several take turns, each with its own
+    losses."""
+
+    phases: Sequence[Phase] = (Phase(),)
+    """What a run is made of, in order; the first begins at 0."""
+    keeps: Literal["best", "last"] = "best"
+    """Which weights are kept: those with the lowest held-out loss, or, where no loss says how good they are, the last."""
 
     def __init__(self, network: Network):
         super().__init__()
         self.network = network
 
     @property
-    def turns(self) -> Sequence[str]:
-        """Who moves in the step that has begun, in this order. A player may move several times, or not at all."""
-        return ("model",)
+    def mixes_rows(self) -> bool:
+        """Whether what is learned from a row depends on the others of its micro-batch; then their number changes more than the
+        rounding. Experts that are chosen within a text do not."""
+        return any(part.config.router != "expert-choice" for part in experts_of(self.network))
+
+    def moment(self, step: int, steps: int) -> Moment:
+        """Where a step of a run of `steps` stands. A phase for which there are too few steps has none."""
+        begins = [round(phase.begins * steps) for phase in self.phases]
+        number = max(bisect.bisect_right(begins, step) - 1, 0)
+        end = next((begin for begin in begins if begin > step), steps)
+        return Moment(self.phases[number], number, step - begins[number], end - begins[number])
 
     def players(self) -> dict[str, nn.Module]:
         """The parts that are moved in turn, by name; together they have every parameter, and none has another's."""
         return {"model": self}
 
     def begin(self, step: int, steps: int) -> None:
-        """Told before every step: what changes on the way (a weight that rises, the turns) is a function of these two."""
+        """Told before every step: what changes on the way (a weight that rises) is a function of these two, the step's place in
+        the schedule: where a budget in minutes is decided again, places come twice or are left out."""
 
     def room(self, length: int) -> int:
         """The most tokens of text that a piece may have, to fit into a row of `length` places; below 0 where none fits."""
@@ -87,9 +123,10 @@ class Objective(nn.Module, ABC):
         """How many targets each loss has in a batch."""
         return batch.counts | dict.fromkeys(self.network.regularisers, batch.tokens)
 
-    def observe(self, batch: Any) -> Tensor | None:
-        """What figures that are no sums are made of, for each text of a held-out batch: (texts, numbers); most have none."""
-        return None
+    def observe(self, batch: Any) -> tuple[dict[str, Loss], Tensor | None]:
+        """What `measure` finds in a held-out batch, and what figures that are no sums are made of, for each of its texts: (texts,
+        numbers); most have none."""
+        return self.measure(batch), None
 
     def summarise(self, observed: Tensor, means: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
         """Figures of all texts that were observed, whose mean losses are `means`, and sentences for the user."""
@@ -97,7 +134,7 @@ class Objective(nn.Module, ABC):
 
     def measure(self, batch: Any) -> dict[str, Loss]:
         """The losses of a held-out batch; the sum of those that have a weight decides which weights are kept."""
-        return self(batch, self.turns[-1])
+        return self(batch, self.phases[-1].turns[-1])
 
 
-__all__ = ["Batch", "Loss", "Objective"]
+__all__ = ["Batch", "Loss", "Moment", "Objective", "Phase"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from yanmo.batch import Packed, Piece, Row
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
 from yanmo.objectives.cross_entropy import cross_entropy
-from yanmo.objectives.layout import hidden_at
+from yanmo.objectives.layout import Layout, Segment, Text, hidden_at, lay_out
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.tokenizer import Tokens
 
 MULTIPLE = 16
 """Rows of sources and of targets are as long as a batch needs, rounded up to this: few shapes, little padding."""
+NO_WORDS = np.zeros(0, dtype=np.int64)
+"""Nothing asks where words begin in a text that was rewritten."""
 
 
 @dataclass(frozen=True)
@@ -96,70 +98,39 @@ class Rewriting(Objective):
 
     def _apart(self, examples: list[list[Example]], length: int, start: int) -> RewrittenBatch:
         """Sources and targets in rows of their own: document n of a row on one side belongs to document n on the other."""
-        sources = [[self._around(example.given, True) for example in row] for row in examples]
-        targets = [[self._around(example.asked, example.ends) for example in row] for row in examples]
-        source, asked = (side_by_side(side, self.pad, _needed(side, length)) for side in (sources, targets))
+        sources = [[self._text(example.given, True) for example in row] for row in examples]
+        targets = [[self._text(example.asked, example.ends) for example in row] for row in examples]
+        source, asked = (self._laid_out(side, self._needed(side, length)) for side in (sources, targets))
         read = np.roll(asked.tokens, 1)                   # rows end in padding or in the end of a text: both are replaced
         read[asked.positions == 0] = start
         read[asked.documents == 0] = self.pad
         places = np.flatnonzero(asked.documents)
-        target = Side(read, asked.documents, asked.positions, asked.whole)
-        return self._batch(source.packed(), target.packed(), places, asked.tokens.reshape(-1)[places])
+        return self._batch(source.packed(), replace(asked, tokens=read).packed(), places, asked.tokens.reshape(-1)[places])
 
     def _continued(self, examples: list[list[Example]], length: int) -> RewrittenBatch:
         """What is asked for follows what is given in one text; all of that sees all of that."""
-        texts, prefixes = [], []
-        for row in examples:
-            wholes = [self._around(np.concatenate([example.given, example.asked]), example.ends) for example in row]
-            texts.append(wholes)
-            read = [len(self.prefix) + len(example.given) for example in row]
-            prefixes.append([np.arange(len(whole)) < size for whole, size in zip(wholes, read, strict=True)])
-        side = side_by_side(texts, self.pad, length)
-        prefix = side_by_side(prefixes, 0, length).tokens.astype(bool)
-        said = (side.documents > 0) & ~prefix & (side.positions > 0)
-        places = np.flatnonzero(said) - 1
-        packed = Packed(*side.tensors(), whole=side.whole, prefix=torch.from_numpy(prefix))
+        texts = [[self._text(np.concatenate([one.given, one.asked]), one.ends) for one in row] for row in examples]
+        side = self._laid_out(texts, length)
+        given = [len(self.prefix) + len(one.given) for row in examples for one in row]
+        prefix = np.zeros(side.tokens.size, dtype=bool)
+        for first, size in zip(side.firsts.tolist(), given, strict=True):
+            prefix[first : first + size] = True
+        prefix = prefix.reshape(side.tokens.shape)
+        places = np.flatnonzero((side.documents > 0) & ~prefix & (side.positions > 0)) - 1
+        packed = replace(side.packed(), prefix=torch.from_numpy(prefix))
         return self._batch(None, packed, places, side.tokens.reshape(-1)[places + 1])
 
-    def _around(self, text: np.ndarray, ends: bool) -> np.ndarray:
-        return np.concatenate([self.prefix, text, self.suffix if ends else ()]).astype(np.int64)
+    def _text(self, tokens: np.ndarray, ends: bool) -> Text:
+        return Text((Segment(tokens, NO_WORDS),), self.suffix if ends else ())
+
+    def _laid_out(self, rows: Sequence[Sequence[Text]], length: int) -> Layout:
+        return lay_out(rows, length, self.prefix, (), self.pad)
+
+    def _needed(self, rows: Sequence[Sequence[Text]], length: int) -> int:
+        """The length of rows that all of these fit into, at most `length` where the packer has kept to its bounds."""
+        longest = max(sum(len(self.prefix) + len(text.segments[0].tokens) + len(text.suffix) for text in row) for row in rows)
+        return max(longest, min(length, -(-longest // MULTIPLE) * MULTIPLE))
 
     def _batch(self, source: Packed | None, target: Packed, places: np.ndarray, answers: np.ndarray) -> RewrittenBatch:
         counts = {self.name: len(places), "accuracy": len(places)}
         return RewrittenBatch(source, target, torch.from_numpy(places), torch.from_numpy(answers), counts)
-
-
-@dataclass(frozen=True)
-class Side:
-    """Rows of texts as arrays, (R, T) each, as in Packed."""
-
-    tokens: np.ndarray
-    documents: np.ndarray
-    positions: np.ndarray
-    whole: bool
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.from_numpy(self.tokens), torch.from_numpy(self.documents), torch.from_numpy(self.positions)
-
-    def packed(self) -> Packed:
-        return Packed(*self.tensors(), whole=self.whole)
-
-
-def side_by_side(rows: Sequence[Sequence[np.ndarray]], pad: int, length: int) -> Side:
-    """Texts of a row one after the other, numbered from 1, padding at the end. An empty one keeps its number."""
-    tokens = np.full((len(rows), length), pad, dtype=np.int64)
-    documents, positions = np.zeros_like(tokens), np.zeros_like(tokens)
-    for number, texts in enumerate(rows):
-        sizes = [len(text) for text in texts]
-        used = sum(sizes)
-        assert used <= length, "the packer put more into a row than it has places"
-        tokens[number, :used] = np.concatenate(texts)
-        documents[number, :used] = np.repeat(np.arange(1, len(texts) + 1), sizes)
-        positions[number, :used] = np.concatenate([np.arange(size) for size in sizes])
-    return Side(tokens, documents, positions, bool((documents == 1).all()))
-
-
-def _needed(rows: Sequence[Sequence[np.ndarray]], length: int) -> int:
-    """The length of rows that all of these fit into, at most `length` where the packer has kept to its bounds."""
-    longest = max(sum(map(len, texts)) for texts in rows)
-    return max(longest, min(length, -(-longest // MULTIPLE) * MULTIPLE))

@@ -8,6 +8,7 @@ from yanmo.recipe.model import KIND_OF, USES, Experts, FamilyName, Model, Networ
 from yanmo.recipe.objectives import (
     DEFAULT_KIND,
     KINDS,
+    AdversarialObjective,
     CausalObjective,
     ContrastObjective,
     CountingObjective,
@@ -43,7 +44,7 @@ from yanmo.recipe.text import (
     TokenizerKind,
 )
 from yanmo.recipe.training import BUDGETS, Evaluation, Training
-from yanmo.recipe.tree import Recipe, article
+from yanmo.recipe.tree import Recipe, article, unread
 
 __all__ = [
     "BUDGETS",
@@ -51,6 +52,7 @@ __all__ = [
     "KINDS",
     "KIND_OF",
     "USES",
+    "AdversarialObjective",
     "CausalObjective",
     "Clean",
     "ContrastObjective",
@@ -95,5 +97,6 @@ __all__ = [
     "families_of",
     "parse_recipe",
     "read_recipe",
+    "unread",
     "write_yaml",
 ]

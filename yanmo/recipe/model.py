@@ -15,7 +15,7 @@ FamilyName = Literal[
 ]
 Size = Literal["tiny", "mini", "small", "medium", "base", "large"]
 NetworkKind = Literal[
-    "encoder", "decoder", "encoder-decoder", "two-stream", "discriminator", "latent", "adversarial", "recurrent", "counts"
+    "encoder", "decoder", "encoder-decoder", "two-stream", "discriminator", "latent", "recurrent", "counts"
 ]
 
 KIND_OF: dict[str, NetworkKind] = {
@@ -38,11 +38,6 @@ KIND_OF: dict[str, NetworkKind] = {
 """An objective fits some kinds of network, and every family of these."""
 VERSIONS = {"t5": ("1.1", "1.0"), "vae": ("transformer", "lstm")}
 """Families of which there are several; the first is the default."""
-NOT_OF_BASELINES = {
-    "lstm": ("heads", "kv_heads", "feedforward"),
-    "ngram": ("layers", "width", "heads", "kv_heads", "feedforward", "dropout"),
-}
-"""Dimensions that these families would not read."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,6 @@ USES: dict[NetworkKind, Use] = {
     "two-stream": Use("AutoModelForCausalLM", "text-generation", "score"),
     "discriminator": Use("AutoModelForPreTraining", "feature-extraction", "score"),
     "latent": Use(None, "text-generation", "sample"),
-    "adversarial": Use(None, "text-generation", "sample"),
     "recurrent": Use(None, "text-generation", "generate"),
     "counts": Use(None, "text-generation", "generate"),
 }
@@ -177,9 +171,6 @@ class Model(Section):
             raise ValueError(f"{', '.join(given)}: {self.family} has no latent; leave it out, or set family to vae")
         if self.latent is not None and self.latent < 1:
             raise ValueError(f"latent {self.latent}: a latent without numbers says nothing; at least 1, by default 32")
-        lstm = [name for name in ("heads", "feedforward") if getattr(self, name) is not None]
-        if self.family == "vae" and self.version == "lstm" and lstm:
-            raise ValueError(f"{', '.join(lstm)}: an LSTM has none of these; leave it out, or set version to transformer")
         return self
 
     @model_validator(mode="after")
@@ -206,11 +197,7 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
-    def _baselines_have_no_more(self) -> Model:
-        unread = NOT_OF_BASELINES.get(self.family, ()) if self.start is None else ()
-        given = [name for name in unread if getattr(self, name) is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: {self.family} has none of these; leave it out")
+    def _order_is_of_ngram(self) -> Model:
         if self.order is not None and self.family != "ngram":
             raise ValueError(f"order {self.order}: {self.family} counts no n-grams; leave it out, or set family to ngram")
         if self.order is not None and self.order < 1:

@@ -329,6 +329,38 @@ class MixtureObjective(ObjectiveSection):
         return tuple(part.objective for part in self.parts)
 
 
+class AdversarialObjective(ObjectiveSection):
+    """A text GAN: maximum likelihood first, then against a discriminator of what is written."""
+
+    fits: ClassVar = ("decoder", "recurrent")
+
+    kind: Literal["adversarial"] = "adversarial"
+    estimator: Literal["gumbel-softmax", "policy-gradient"] = "gumbel-softmax"
+    """How the generator learns of the discriminator: through relaxed choices (RelGAN, Nie et al. 2019), or by what roll-outs of
+    its texts are worth (SeqGAN, Yu et al. 2017)."""
+    start: float = Field(default=0.7, ge=0, lt=1)
+    """Share of the steps that learn by maximum likelihood, before the game; 0 for a network that has learned already."""
+    warm: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the rest in which only the discriminator learns."""
+    longest: int = Field(default=32, ge=2)
+    """Tokens of the longest text that is written, its end included; of real ones no more is shown."""
+    discriminator_turns: int = Field(default=3, ge=1)
+    """Times that the discriminator moves after each move of the generator."""
+    pace: float = Field(default=0.05, gt=0)
+    """In the game, what training.learning_rate is multiplied by."""
+    sharpness: float | None = Field(default=None, gt=1)
+    """Of the relaxed choices at the end, to which it rises from 1 (gumbel-softmax), by default 100."""
+    rollouts: int | None = Field(default=None, ge=1)
+    """Texts that show what a token is worth (policy-gradient), by default 4."""
+
+    @model_validator(mode="after")
+    def _estimator_reads_them(self) -> AdversarialObjective:
+        unread = {"gumbel-softmax": "rollouts", "policy-gradient": "sharpness"}[self.estimator]
+        if getattr(self, unread) is not None:
+            raise ValueError(f"{unread}: estimator {self.estimator} does not read this; leave it out")
+        return self
+
+
 class DistillationObjective(ObjectiveSection):
     """A teacher's softened scores are learned beside the text's tokens (Hinton et al. 2015), and its hidden states if wanted."""
 
@@ -359,10 +391,10 @@ class DistillationObjective(ObjectiveSection):
 
 KINDS: dict[str, type[ObjectiveSection]] = {
     section.model_fields["kind"].default: section
-    for section in (*get_args(Plain), CountingObjective, MixtureObjective, DistillationObjective)
+    for section in (*get_args(Plain), CountingObjective, MixtureObjective, DistillationObjective, AdversarialObjective)
 }
 Objective = Annotated[
-    Plain | CountingObjective | MixtureObjective | DistillationObjective, Field(discriminator="kind")
+    Plain | CountingObjective | MixtureObjective | DistillationObjective | AdversarialObjective, Field(discriminator="kind")
 ]
 
 DEFAULT_KIND: dict[NetworkKind, str] = {

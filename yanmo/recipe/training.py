@@ -21,7 +21,7 @@ class Training(Section):
     epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Budget in passes over the training text."""
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Budget in minutes, turned into steps once, at the start, by measuring."""
+    """Budget in minutes, turned into steps by measuring: at the start, and three times on the way."""
     rows: int = Field(default=32, ge=1)
     """Rows of an optimizer step, over all ranks."""
     length: int = Field(default=256, ge=8)
@@ -86,7 +86,7 @@ class Evaluation(Section):
     """What is measured and shown after training."""
 
     pseudo_likelihood: int = Field(default=50, ge=0)
-    """Held-out sentences whose pseudo-log-likelihood is measured (encoders; slow, one pass a token)."""
+    """Held-out sentences that are scored, the same whatever the family (slow for encoders, one pass a token); 0: none."""
     fill: tuple[str, ...] = ()
     """Sentences with [MASK] to fill in (encoders)."""
     prompts: tuple[str, ...] = ()

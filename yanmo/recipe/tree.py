@@ -13,6 +13,22 @@ from yanmo.recipe.section import Section
 from yanmo.recipe.text import Corpus, Tokenizer
 from yanmo.recipe.training import Evaluation, Training
 
+NO_BLOCKS = ("model.heads", "model.kv_heads", "model.feedforward", "training.matrix_learning_rate")
+UNREAD = {
+    ("lstm", None): NO_BLOCKS,
+    ("vae", "lstm"): NO_BLOCKS,
+    ("ngram", None): (
+        *(f"model.{name}" for name in ("size", "layers", "width", "heads", "kv_heads", "feedforward", "dropout")),
+        *(f"training.{name}" for name in Training.model_fields if name != "trackers"),
+    ),
+}
+"""Settings that nothing in these families (and versions of them) reads; Muon moves matrices inside of blocks."""
+
+
+def unread(family: str, version: str | None) -> tuple[str, ...]:
+    """The settings that such a network does not read, as SECTION.NAME: a recipe that changes one is refused."""
+    return UNREAD.get((family, version), ())
+
 
 class Recipe(Section):
     """Everything a run does."""
@@ -62,8 +78,6 @@ class Recipe(Section):
         pairs = objective.sentence_pairs
         if pairs != "none" and self.model.start is None and family != "bert":
             raise ValueError(f"objective.sentences {pairs} needs family bert: {family} has no head for pairs")
-        if family in ("lstm", "ngram") and self.training.matrix_learning_rate is not None:
-            raise ValueError(f"training.matrix_learning_rate is Muon's, and nothing in {family} is moved by Muon; leave it out")
         memory = getattr(objective, "memory", 0)
         if memory >= self.training.length:
             raise ValueError(
@@ -76,6 +90,22 @@ class Recipe(Section):
                 "shorten the rows or raise the positions"
             )
         return self
+
+    @model_validator(mode="after")
+    def _nothing_goes_unread(self) -> Recipe:
+        model = self.model
+        given = [name for name in unread(model.family, model.version) if self._differs(*name.split("."))]
+        if given and model.start is None:
+            why = {"ngram": ": all text is counted once, without steps, rows or rates"}.get(model.family, "")
+            family = f"{model.family} {model.version or ''}".strip()
+            these, them = ("these", "them") if len(given) > 1 else ("it", "it")
+            raise ValueError(f"{', '.join(given)}: nothing in {family} reads {these}{why}; leave {them} out")
+        return self
+
+    def _differs(self, section: str, name: str) -> bool:
+        """Whether a setting is not what it is by default."""
+        settings = getattr(self, section)
+        return getattr(settings, name) != type(settings).model_fields[name].default
 
     @model_validator(mode="after")
     def _experts_have_tokens(self) -> Recipe:

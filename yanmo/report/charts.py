@@ -51,7 +51,7 @@ def line_chart(
         return "M" + "L".join(f"{along(x) * GRID:.1f} {down(y) * GRID:.1f}" for x, y in _thin(points))
 
     def dot(x: float, y: float) -> Element:
-        hint = tag("title", f"{x_label} {count(x)}: {y:.4g}")
+        hint = tag("title", f"{x_label} {count(x) if x == round(x) else f'{x:.4g}'}: {y:.4g}")
         return tag("circle", hint, cx=_percent(along(x)), cy=_percent(down(y)), r=3.2)
 
     paths = [tag("path", d=path(line.points), class_=f"line {line.style}") for line in lines]

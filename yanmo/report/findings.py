@@ -16,7 +16,11 @@ from yanmo.report.numbers import real
 
 Tree = dict[str, Any]
 PLAIN = ("step", "tokens", "norm", "learning_rate", "tokens_per_second", "seconds", "skipped")  # not means over targets
-MEASURES = ("expert_load", "dropped_tokens", "assignment_optimum")  # neither losses nor accuracies
+MEASURES = (
+    "expert_load", "dropped_tokens", "assignment_optimum",
+    "active_units", "mutual_information", "kl_per_text", "perplexity", "alignment", "uniformity",
+)  # fmt: skip
+"""Neither means over targets nor accuracies."""
 
 
 @dataclass(frozen=True)

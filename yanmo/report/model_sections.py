@@ -10,12 +10,14 @@ from xml.etree.ElementTree import Element
 
 from yanmo.report.charts import Line, Point, line_chart, smooth
 from yanmo.report.findings import Findings, Tree, dig, listing, mapping
+from yanmo.report.frontier_parts import frontier_parts
 from yanmo.report.layout import script_of, section, table
 from yanmo.report.numbers import count, decimal, percent, real
 from yanmo.report.tags import Child, tag
 from yanmo.report.words import Words
 
-MAIN_LOSSES = ("masked", "causal")  # the loss that the headline shows, where there are several
+MAIN_LOSSES = ("masked", "causal", "bound")  # the loss that the headline shows, where there are several
+LARGE = ("masked", "causal", "reconstruction")  # the one whose chart is large: a bound is not seen while training
 MASK = re.compile(r"\[MASK\]|<mask>")
 
 
@@ -37,7 +39,7 @@ def training_section(findings: Findings, words: Words) -> Element | None:
     if not training and not validation:
         return None
     everything = (*training, *validation)
-    losses = sorted(_names(everything, "losses"), key=lambda name: name not in MAIN_LOSSES)
+    losses = sorted(_names(everything, "losses"), key=lambda name: name not in LARGE)
     charts = [_loss_chart(name, findings, words, big=index == 0) for index, name in enumerate(losses)]
     small = [
         *charts[1:],
@@ -70,7 +72,7 @@ def _loss_chart(name: str, findings: Findings, words: Words, big: bool) -> Eleme
 
 
 def _accuracy_chart(name: str, findings: Findings, words: Words) -> Element:
-    title = words.known(f"accuracy.{name}") or name.replace("_", " ")
+    title = _accuracy(name, words)
     lines = _with_validation(findings, words, "accuracies", name)
     unit = words("training.accuracy.y")
     return line_chart(title, lines, words("training.step"), unit, height=170, from_zero=True, legend=False)
@@ -110,7 +112,8 @@ def evaluation_section(findings: Findings, words: Words) -> Element | None:
     lead = words("evaluation.lead")
     if documents and tokens:
         lead = words("evaluation.lead.counts", documents=count(documents), tokens=count(tokens))
-    parts = (_measures(report, words), _fills(report, words), _generations(report, words))
+    parts = (_measures(report, words), _fills(report, words), _generations(report, words), _samples(report, words))
+    parts += tuple(frontier_parts(report, words))
     return section("evaluation", words("evaluation"), lead, *parts)
 
 
@@ -119,12 +122,28 @@ def _measures(report: Tree, words: Words) -> Element | None:
     for name, value in mapping(report.get("losses")).items():
         if (number := real(value)) is not None:
             rows.append((words("evaluation.loss", name=words.known(f"loss.{name}") or name), decimal(number)))
-    for key, value in report.items():
+    figures = {key: value for key, value in mapping(report.get("figures")).items() if key not in report}
+    for key, value in (*report.items(), *figures.items()):
         if (number := real(value)) is not None:
-            share = key.endswith(("accuracy", "share", "rate"))
-            shown = percent(number) if share else count(number) if isinstance(value, int) else decimal(number)
-            rows.append((words.known(f"evaluation.{key}") or key.replace("_", " "), shown))
+            rows.append((words.known(f"evaluation.{key}") or key.replace("_", " "), _shown(key, value, number)))
+    for name, value in mapping(report.get("accuracies")).items():
+        if (number := real(value)) is not None:
+            rows.append((_accuracy(name, words), percent(number)))
     return table("", [words("evaluation.measure"), words("evaluation.value")], rows)
+
+
+def _shown(key: str, value: Any, number: float) -> str:
+    if key.endswith(("accuracy", "share", "rate")):
+        return percent(number)
+    return count(number) if isinstance(value, int) or key == "active_units" else decimal(number)
+
+
+def _accuracy(name: str, words: Words) -> str:
+    """What an accuracy is of; one of a mixture has the name of its part before it."""
+    if known := words.known(f"accuracy.{name}"):
+        return known
+    of = name.removesuffix("_accuracy")
+    return words("accuracy.of", name=words.known(f"loss.{of}") or of.replace("_", " "))
 
 
 def _fills(report: Tree, words: Words) -> Element | None:
@@ -180,3 +199,11 @@ def _generations(report: Tree, words: Words) -> Element | None:
             )
         )
     return tag("div", tag("h3", words("evaluation.generations")), items, class_="generations") if items else None
+
+
+def _samples(report: Tree, words: Words) -> Element | None:
+    """What was written from latents that were drawn, and from no beginning."""
+    texts = report.get("samples")
+    texts = [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+    items = [tag("blockquote", text if text.strip() else "␣", lang=script_of(text)) for text in texts]
+    return tag("div", tag("h3", words("evaluation.samples")), items, class_="generations") if items else None

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from yanmo import __version__
 from yanmo.files import write_atomically
-from yanmo.recipe import KIND_OF, USES, Use
+from yanmo.recipe import KIND_OF, USES, Use, unread
 from yanmo.report.charts import Bar, bar_chart
 from yanmo.report.findings import Findings, dig, mapping, read_findings
 from yanmo.report.layout import section, table
@@ -29,6 +29,13 @@ FAMILIES = {
     "llama": "Llama",
     "qwen3": "Qwen3",
     "mixtral": "Mixtral",
+    "t5": "T5",
+    "bart": "BART",
+    "electra": "ELECTRA",
+    "xlnet": "XLNet",
+    "vae": "VAE",
+    "lstm": "LSTM",
+    "ngram": "n-gram",
 }
 
 
@@ -100,8 +107,7 @@ def _model_figures(findings: Findings, words: Words) -> list[tuple[str, str, str
         note = words("figure.perplexity.note", value=decimal(perplexity, 1)) if perplexity else words("figure.loss.note")
         shown.append((words("figure.loss"), decimal(losses[name]), note))
     if (bits := real(report.get("bits_per_byte"))) is not None:
-        pseudo = report.get("bits_per_byte_by") == "pseudo-likelihood"
-        note = words("figure.bits_per_byte.pseudo" if pseudo else "figure.bits_per_byte.note")
+        note = words.known(f"figure.bits_per_byte.{report.get('bits_per_byte_by')}") or words("figure.bits_per_byte.note")
         shown.append((words("figure.bits_per_byte"), decimal(bits), note))
     if (accuracy := real(report.get("masked_accuracy"))) is not None:
         baseline = real(report.get("baseline_accuracy"))
@@ -167,7 +173,9 @@ def _next(findings: Findings, words: Words) -> Element | None:
         name = str(findings.recipe.get("name") or "run")
         if findings.model:
             longer = shlex.quote(f"name={name}-30-minutes")
-            commands["next.longer"] = f"yanmo run {recipe} {longer} training.minutes=30"
+            family, version = (dig(findings.recipe, "model", key) for key in ("family", "version"))
+            if "training.minutes" not in unread(family, version):
+                commands["next.longer"] = f"yanmo run {recipe} {longer} training.minutes=30"
             commands["next.text"] = f"yanmo run {recipe} name=mine 'corpus.sources=[my-texts/*.txt]'"
         else:
             commands["next.train"] = f"yanmo run {recipe}"

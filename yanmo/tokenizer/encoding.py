@@ -92,7 +92,7 @@ class Encoder:
         self.tokenizer = tokens.tokenizer
         self.segmenter = Segmenter()
         tree = json.loads(tokens.json)
-        self.added = tuple(token["content"] for token in tree["added_tokens"])
+        self.added = tuple(token["content"] for token in tree["added_tokens"] if not token["special"])  # found in any text
         self.pieces = WordPieces(tokens.tokenizer, tree, self.segmenter) if pieces_apart(tree) else None
         self.byte_lengths = byte_lengths(tree, tokens.size)
         self.cuts_safely = cuts_safely(tree)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 
 from yanmo.errors import UserError
 from yanmo.files import write_atomically
@@ -80,6 +81,17 @@ class Tokens:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """What encodes text: it makes no special token of what a text says."""
+        tokenizer = _plain(self.json)
+        tokenizer.encode_special_tokens = True
+        if pieces := [name for index in sorted(self.special) if (name := _as_a_piece(tokenizer, index))]:
+            cuts = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in pieces)
+            own = [] if tokenizer.pre_tokenizer is None else [tokenizer.pre_tokenizer]
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(cuts), "isolated"), *own])
+        return tokenizer
+
+    @cached_property
+    def _naming(self) -> Tokenizer:
         return _plain(self.json)
 
     @cached_property
@@ -116,9 +128,13 @@ class Tokens:
             more["additional_special_tokens"] = [*self.config.get("additional_special_tokens", []), *others]
         return Tokens.from_json(tokenizer.to_str(pretty=True).encode(), {**self.config, **more})
 
-    def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, without the special tokens around it."""
-        encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    def encode(self, texts: Iterable[str], named: bool = False) -> list[list[int]]:
+        """The ids of each text, without the special tokens around it. Text is text: a special token's name in it is spelled out.
+
+        named: such a name stands for the token, as in transformers; for what a person asks a network, never for a corpus.
+        """
+        tokenizer = self._naming if named else self.tokenizer
+        encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
@@ -165,6 +181,16 @@ def _plain(source: bytes) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _as_a_piece(tokenizer: Tokenizer, index: int) -> str | None:
+    """The name of a special token that text can spell as one piece, as in SentencePiece's Unigrams; None where none can."""
+    name = tokenizer.id_to_token(index)
+    if name is None or len(name) < 2:
+        return None
+    found = tokenizer.encode(name, add_special_tokens=False)
+    whole = any(own == index and end - start == len(name) for own, (start, end) in zip(found.ids, found.offsets, strict=True))
+    return name if whole else None
 
 
 def _roles(tokenizer: Tokenizer, tree: dict[str, Any], config: dict[str, Any]) -> dict[str, int]:
