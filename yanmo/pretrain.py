@@ -236,7 +236,7 @@ def _speed(recipe: Recipe, objective: Objective, outcome: Outcome, ranks: Ranks)
     work *= tokens_per_second
     inner = inner_width(network)
     _, rows = ranks.rows(training.rows)
-    tokens = min(training.micro_rows or rows_at_once(device, training.length, rows), rows) * training.length
+    tokens = min(training.micro_rows or rows_at_once(device, objective.narrowest(training.length), rows), rows) * training.length
     rate = matrix_rate(device, choose_precision(training.precision, device), tokens, network.config.width, inner)
     return found | {"work_per_second": work, "matrix_rate": rate, "share_of_matrix_rate": work / (rate * ranks.size)}
 

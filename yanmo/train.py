@@ -108,7 +108,7 @@ class Trainer:
             {"training": training.model_dump(mode="json"), "seed": seed, **(identity or {})}
         )
         self.checkpoints = folder / "checkpoints"
-        micro = min(training.micro_rows or rows_at_once(self.ranks.device, training.length, count), count)
+        micro = min(training.micro_rows or rows_at_once(self.ranks.device, objective.narrowest(training.length), count), count)
         if objective.mixes_rows:
             self.identity["rows of a micro-batch (training.micro_rows)"] = micro
         self.share = Share(objective, order, training.rows, first, count, micro, training.length)
@@ -477,7 +477,8 @@ class Trainer:
 
 
 def rows_at_once(device: torch.device, length: int, rows: int) -> int:
-    """Rows of a micro-batch where the recipe does not say: all on an accelerator; on a CPU so few that they stay in its cache."""
+    """Rows of a micro-batch where the recipe does not say: all on an accelerator; on a CPU so few that they stay in its cache.
+    length: tokens that are read at once in a row, at least."""
     return rows if device.type != "cpu" else max(1, CACHED_TOKENS // length)
 
 

@@ -9,6 +9,7 @@ from yanmo.layers import norm as norms
 from yanmo.layers.activation import activation, gate
 from yanmo.layers.norm import NormConfig, build_norm
 from yanmo.native import library, state
+from yanmo.optim import add_to
 
 pytestmark = pytest.mark.skipif(library("pointwise") is None or library("norm") is None, reason=f"kernels {state()}")
 
@@ -138,3 +139,17 @@ def test_strided_inputs_and_gradients():
     module(x).backward(gradient)
     module(copy).backward(gradient.contiguous())
     torch.testing.assert_close(x.grad, copy.grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 70_001])
+def test_gradients_are_added_as_torch_adds_them(count):
+    wide, x = torch.randn(count), torch.randn(count).bfloat16()
+    wanted = wide + x
+    add_to(wide, x)
+    assert torch.equal(wide, wanted)
+
+
+def test_a_gradient_with_gaps_is_added_too():
+    wide, x = torch.zeros(6, 5), torch.randn(5, 6).bfloat16().t()
+    add_to(wide, x)
+    assert torch.equal(wide, x.float())

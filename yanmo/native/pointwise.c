@@ -109,3 +109,15 @@ EXPORT void activate_backward(int kind, int gated, const bf16 *x, const bf16 *dy
         else slope_row(RELU, from, factor, given, to, other, width);
     }
 }
+
+/* y (count) in float32 grows by x (count). */
+EXPORT void add_to_wide(const bf16 *x, float *y, int64_t count, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < count / 16; i++) {
+        float *to = y + 16 * i;
+        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), load_part(x + 16 * i, 0xffff)));
+    }
+    __mmask16 part = inside(count / 16 * 16, count);
+    float *to = y + count / 16 * 16;
+    _mm512_mask_storeu_ps(to, part, _mm512_add_ps(_mm512_maskz_loadu_ps(part, to), load_part(x + count / 16 * 16, part)));
+}

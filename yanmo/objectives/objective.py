@@ -97,6 +97,10 @@ class Objective(nn.Module, ABC):
         """How many places of a row a piece of so many tokens takes, special tokens included: never fewer for more tokens,
         and more than half as many as tokens. What varies is bounded; where one text becomes two, it is the longer."""
 
+    def narrowest(self, length: int) -> int:
+        """Tokens of the shortest text that is read by itself in a row of `length` places: all, but where one text becomes another."""
+        return length
+
     @abstractmethod
     def collate(self, rows: Sequence[Row], length: int) -> Any:
         """A batch (see yanmo.batch.Batch) of `len(rows)` rows with `length` places each."""

@@ -86,6 +86,10 @@ class Rewriting(Objective):
         sizes = self.sizes(tokens)
         return len(self.prefix) + len(self.suffix) + (sizes.both if self.start is None else max(sizes.given, sizes.asked))
 
+    def narrowest(self, length: int) -> int:
+        sizes = self.sizes(length)
+        return length if self.start is None else max(1, min(sizes.given, sizes.asked))
+
     def collate(self, rows: Sequence[Row], length: int) -> RewrittenBatch:
         examples = [[self.rewrite(piece, row.rng) for piece in row.pieces] for row in rows]
         return self._continued(examples, length) if self.start is None else self._apart(examples, length, self.start)
