@@ -1,7 +1,7 @@
 # make quickstart   a BERT of your own from Chinese text, in a few minutes
 # make test         the tests; make test-slow: those that take long, too
 # make lint types   style and types
-# make bench        speed against transformers and datasets, both sides in one run (about an hour)
+# make bench        speed against transformers and datasets, both sides in one run (about an hour and a half)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -26,7 +26,7 @@ types: .venv/dev.installed
 
 bench: .venv/bench.installed
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/pretraining_speed.py
+	$(BIN)/python benchmarks/pretraining_speed.py --family bert gpt2 t5 xlnet electra
 	$(BIN)/python benchmarks/corpus_speed.py
 	$(BIN)/python benchmarks/time_to_loss.py
 

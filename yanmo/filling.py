@@ -10,8 +10,8 @@ import torch
 from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.models import Encoder, Network
-from yanmo.models.encoder import Discriminator
 from yanmo.models.network import in_mode
+from yanmo.recipe import article
 from yanmo.tokenizer import Tokens
 
 SPELLINGS = ("[MASK]", "<mask>")
@@ -34,15 +34,12 @@ def fill(network: Network, tokens: Tokens, text: str, k: int = 5) -> list[list[C
     Several gaps are filled each for itself, the others staying gaps. Raises UserError for a text without a gap, a decoder,
     a tokenizer without a mask, and a text longer than the positions.
     """
-    if isinstance(network, Discriminator):
-        raise UserError(
-            f"an {network.config.family} says which tokens were replaced and fills no gaps; its generator does, in the folder "
-            "generator/ inside the model's"
-        )
+    if network.judges:
+        raise UserError(f"fill: {article(network.config.family)} fills no gaps: it {network.judges}")
     if not isinstance(network, Encoder):
         raise UserError(
-            f"a {network.config.family} continues text and fills no gaps; use generate (`yanmo generate MODEL --prompt TEXT`), "
-            "or train an encoder: bert, roberta, modernbert"
+            f"{article(network.config.family)} continues text and fills no gaps; use generate "
+            "(`yanmo generate MODEL --prompt TEXT`), or train an encoder: bert, roberta, modernbert"
         )
     if tokens.mask is None:
         raise UserError("this tokenizer has no mask token, so there are no gaps to fill; load the tokenizer of an encoder")

@@ -22,6 +22,7 @@ from yanmo.errors import UserError
 from yanmo.models import Decoder, Network, NGram, Recurrent, Seq2Seq
 from yanmo.models.cache import Cache
 from yanmo.models.network import in_mode
+from yanmo.recipe import article
 from yanmo.scoring import packed_rows, random_of
 from yanmo.tokenizer import Tokens
 
@@ -171,9 +172,11 @@ def generate(
     on_text is given (number of the prompt, new text) as it comes. Raises UserError for an encoder, for settings that make no
     sense, and for a prompt that is empty (where the tokenizer has nothing to begin with) or longer than the positions.
     """
+    if network.judges:
+        raise UserError(f"generate: {article(network.config.family)} writes nothing: it {network.judges}")
     if not isinstance(network, Writer):
         raise UserError(
-            f"a {network.config.family} fills gaps and does not continue text; use fill (`yanmo fill MODEL TEXT`), "
+            f"{article(network.config.family)} fills gaps and does not continue text; use fill (`yanmo fill MODEL TEXT`), "
             "or train a decoder or an encoder-decoder: gpt2, llama, qwen3, t5, bart, lstm"
         )
     if max_new_tokens < 1:

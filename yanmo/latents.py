@@ -59,6 +59,7 @@ def _continued(
         raise UserError(f"sample: {family} writes what a source becomes; give it one (`yanmo generate MODEL --prompt TEXT`)")
     if not network.continues:
         does = "fills gaps (`yanmo fill MODEL TEXT`)" if isinstance(network, Encoder) else "writes no text by itself"
+        does += f": it {network.judges}" if network.judges else ""
         raise UserError(f"sample: {family} {does}; train a decoder, a recurrent network or a VAE: gpt2, llama, lstm, vae")
     written = generate(network, tokens, [""] * count, temperature=temperature, seed=seed, max_new_tokens=max_tokens)
     return [Written(one.text, one.tokens, one.stopped == "end") for one in written]

@@ -18,10 +18,10 @@ from torch import Tensor
 from yanmo.batch import Documents, Packed
 from yanmo.errors import UserError
 from yanmo.models import Latent, Network, Seq2Seq, twostream
-from yanmo.models.encoder import Discriminator
 from yanmo.models.network import in_mode
 from yanmo.objectives.latent import beginning
 from yanmo.progress import Progress, silent
+from yanmo.recipe import article
 from yanmo.tokenizer import Encoded, Tokens, encode_documents
 
 Manner = Literal["likelihood", "bound", "permutation", "gap", "pseudo-likelihood"]
@@ -54,7 +54,7 @@ class Question:
 
 def manner_of(network: Network) -> Manner | None:
     """How a network's score of a text is found; None for one that gives texts no probability."""
-    if isinstance(network, Discriminator):
+    if network.judges:
         return None
     if isinstance(network, Latent):
         return "bound"
@@ -80,10 +80,7 @@ def score(
     if isinstance(network, twostream.TwoStream):
         return permutation_log_likelihood(network, tokens, encoded, progress=progress).tolist()
     if manner_of(network) is None:
-        raise UserError(
-            f"an {network.config.family} says which tokens were replaced and gives no text a probability; its generator does, in "
-            "the folder generator/ inside the model's"
-        )
+        raise UserError(f"score: {article(network.config.family)} gives no text a probability: it {network.judges}")
     if network.continues:
         return log_likelihood(network, tokens, _Listed(encoded), progress=progress).tolist()
     return pseudo_log_likelihood(network, tokens, encoded, within_word=within_word, progress=progress).tolist()

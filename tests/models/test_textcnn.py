@@ -1,11 +1,17 @@
 """The discriminator's features, place by place from their definition (Kim 2014, equations 2 to 4), and its folder."""
 
+import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+import yanmo
 from yanmo import models
+from yanmo.errors import UserError
 from yanmo.models.textcnn import judge_for
 from yanmo.recipe import parse_recipe
+from yanmo.tokenizer import Tokens
 
 
 def judge(length=7):
@@ -59,3 +65,11 @@ def test_its_folder_gives_the_same_scores(tmp_path):
     models.save(made, tmp_path)
     again = models.load(tmp_path).eval()
     assert torch.equal(again.logits(again(texts)), made.logits(made(texts)))
+
+
+@pytest.mark.parametrize("ask", [yanmo.fill, yanmo.generate, yanmo.score, yanmo.sample])
+def test_whoever_asks_it_for_words_is_told_whom_to_ask(ask):
+    text = {yanmo.score: [["a"]], yanmo.sample: []}.get(ask, ["a"])
+    tokens = Tokens.from_json(Tokenizer(WordLevel({"a": 0}, "a")).to_str().encode(), {"pad_token": "a", "unk_token": "a"})
+    with pytest.raises(UserError, match=r"text-cnn .*it tells written texts from real ones; the generator .* in the folder"):
+        ask(judge(), tokens, *text)

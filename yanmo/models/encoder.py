@@ -46,6 +46,8 @@ class Encoder(Bidirectional):
 class Discriminator(Bidirectional):
     """Says of every token whether it was put in another's place; its head has one row, and none for the vocabulary."""
 
+    judges = "says which tokens were replaced; its generator fills gaps, in the folder generator/ inside the model's"
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (...), above 0 where a token looks replaced."""
         return self.head(hidden).squeeze(-1)

@@ -95,6 +95,8 @@ class Network(nn.Module, ABC):
     head: VocabularyHead
     continues: bool = False
     """Whether it goes on from a beginning, token by token: then transformers is told how."""
+    judges: str | None = None
+    """Of a network that gives tokens no probability: what it says instead, and who knows more, for whoever asks it for one."""
 
     @abstractmethod
     def start(self) -> None:

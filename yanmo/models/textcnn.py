@@ -46,6 +46,8 @@ class TextCnnConfig(NetworkConfig):
 class TextCnn(Network):
     """(N, L) texts to (N, S, F) features; `logits` makes of them scores, above 0 where a text looks real."""
 
+    judges = "tells written texts from real ones; the generator that it played against lies in the folder around it"
+
     def __init__(self, config: TextCnnConfig):
         super().__init__()
         self.config: TextCnnConfig = config  # pyright: ignore[reportIncompatibleVariableOverride]  # narrower

@@ -98,7 +98,7 @@ class Objective(nn.Module, ABC):
         and more than half as many as tokens. What varies is bounded; where one text becomes two, it is the longer."""
 
     def narrowest(self, length: int) -> int:
-        """Tokens of the shortest text that is read by itself in a row of `length` places: all, but where one text becomes another."""
+        """Tokens of the shortest text that is read by itself in a row of `length` places: all, or one side of two."""
         return length
 
     @abstractmethod
