@@ -227,6 +227,26 @@ def test_the_generator_of_maximum_likelihood_is_kept():
     assert any(name.startswith("snapshot.") for name in made.state_dict())
 
 
+def test_a_game_that_goes_on_keeps_the_generator_it_began_with():
+    for start, kept in ((0.0, True), (0.5, False)):
+        made, other = game(start=start), game().network
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.add_(1)
+        made.adopt("likelihood", other)
+        found = next(made.companions()["likelihood"].parameters())
+        assert torch.allclose(found.double(), next(other.parameters()), atol=1e-6) == kept
+
+
+def test_choices_grow_sharp_while_the_game_is_on():
+    made = game("gumbel-softmax", start=0.5, warm=0.2, sharpness=100)
+    found = []
+    for step in (0, 55, 60, 80, 99):
+        made.begin(step, 100)
+        found.append(made.sharpness)
+    assert found == pytest.approx([1, 1, 1, 10, 100 ** (39 / 40)])
+
+
 def test_what_it_cannot_write_is_refused():
     model = {"family": "gpt2", "layers": 1, "width": 8, "heads": 1, "positions": 16}
     network = models.build(parse_recipe({"model": model, "training": {"length": 16}}, "tiny").model, vocabulary=5, length=16)

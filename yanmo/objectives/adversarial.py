@@ -88,7 +88,8 @@ class Adversarial(Objective):
     def begin(self, step: int, steps: int) -> None:
         now = self.moment(step, steps)
         self.phase = now.number
-        self.sharpness = (self.recipe.sharpness or SHARPNESS) ** (now.step / now.steps)  # RelGAN's exponential policy
+        played = now.step / now.steps if now.number == 2 else 0.0
+        self.sharpness = (self.recipe.sharpness or SHARPNESS) ** played  # RelGAN's exponential policy
         if now.number > 0 and not self.snapshot.taken:
             self.snapshot.take(self.network)
 
@@ -104,7 +105,7 @@ class Adversarial(Objective):
                     f"objective.longest to {network.config.length}"
                 )
             self.discriminator = network
-        else:
+        elif self.recipe.start == 0:                      # else maximum likelihood comes first, again
             self.snapshot.take(network)
 
     def places(self, tokens: int) -> int:
