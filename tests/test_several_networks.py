@@ -56,7 +56,7 @@ def test_evaluation_is_with_the_generator_that_was_trained(electra: tuple[Path, 
     assert written.keys() >= {*found["losses"], *found["accuracies"]}
     network, tokens = yanmo.load(folder / "pretrain" / "model")
     for use in (yanmo.fill, lambda *given: yanmo.score(*given[:2], [given[2]])):
-        with pytest.raises(UserError, match="its generator does, in the folder generator/ inside the model's"):
+        with pytest.raises(UserError, match="its generator fills gaps, in the folder generator/ inside the model's"):
             use(network, tokens, "The [MASK] statement.")
     again = evaluate(network, tokens, recipe, folder)
     assert again.losses == pytest.approx(found["losses"], rel=1e-5)
