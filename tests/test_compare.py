@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from short_runs import some_text
+from short_runs import ROOT, some_text
 
 from yanmo import compare as module
 from yanmo.compare import Row, compare
 from yanmo.errors import UserError
+from yanmo.run import carry_out
 
 
 def comparison(folder: Path, **sides: dict) -> Path:
@@ -152,3 +153,10 @@ def test_the_comparison_of_all_families_reads(tmp_path: Path) -> None:
     assert made["peoples-daily", "vae"].corpus.sources[0].path == "sample:peoples-daily"
     assert {one.training.minutes for (_, side), one in made.items() if side != "ngram"} == {5}
     assert {one.evaluation.pseudo_likelihood for one in made.values()} == {200}
+
+
+def test_the_newspaper_supports_the_vocabulary_that_the_recipe_asks_for(tmp_path: Path) -> None:
+    path = ROOT / "recipes" / "compare-zh.yaml"
+    recipe = module._recipe(module._read(path), "bert", 0, [f"runs={tmp_path}"], path, "peoples-daily")
+    folder = carry_out(recipe, until="tokenizer").folder
+    assert (folder / "tokenizer" / "tokenizer.json").is_file()
