@@ -72,6 +72,8 @@ def score(
     for encoder-decoders, importance_weighted_likelihood where there is a latent, permutation_log_likelihood for networks of two
     streams, pseudo_log_likelihood for encoders (within_word is for these). An empty text scores 0.
     """
+    if network.judges:
+        raise UserError(f"score: {article(network.config.family)} gives no text a probability: it {network.judges}")
     encoded = encode_documents(tokens, texts)
     if isinstance(network, Latent):
         return importance_weighted_likelihood(network, tokens, [text.tokens.tolist() for text in encoded]).tolist()
@@ -79,8 +81,6 @@ def score(
         return written_log_likelihood(network, tokens, [text.tokens.tolist() for text in encoded]).tolist()
     if isinstance(network, twostream.TwoStream):
         return permutation_log_likelihood(network, tokens, encoded, progress=progress).tolist()
-    if manner_of(network) is None:
-        raise UserError(f"score: {article(network.config.family)} gives no text a probability: it {network.judges}")
     if network.continues:
         return log_likelihood(network, tokens, _Listed(encoded), progress=progress).tolist()
     return pseudo_log_likelihood(network, tokens, encoded, within_word=within_word, progress=progress).tolist()

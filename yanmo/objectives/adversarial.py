@@ -174,9 +174,10 @@ class Adversarial(Objective):
             texts_NL, worth_NL = self.pen.write_and_judge(len(real_NL), self.recipe.rollouts or ROLLOUTS, self._chance)
             logits_MV, places_M = self._logits(texts_NL)
         surprise_M = F.cross_entropy(logits_MV, texts_NL.flatten()[places_M], reduction="none")
-        advantage_NL = beyond_others(worth_NL, self.pen.sizes(texts_NL))
+        sizes_N = self.pen.sizes(texts_NL)
+        advantage_NL = beyond_others(worth_NL, sizes_N)
         surrogate = (advantage_NL.flatten()[places_M] * surprise_M).sum()
-        reward = worth_NL.gather(1, self.pen.sizes(texts_NL)[:, None] - 1).sum()
+        reward = worth_NL.gather(1, sizes_N[:, None] - 1).sum()
         return surrogate - (surrogate + reward).detach()
 
     def _logits(self, texts_NL: Tensor) -> tuple[Tensor, Tensor]:
