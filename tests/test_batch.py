@@ -138,6 +138,12 @@ def test_plan_holds_every_piece_and_no_row_overflows():
     np.testing.assert_array_equal(held, histogram)
 
 
+def test_pieces_of_one_size_share_rows():
+    histogram = np.zeros(257, int)
+    histogram[25] = 1000
+    assert plan(histogram) == [(100, (25,) * 10)]
+
+
 @pytest.mark.parametrize("length", [128, 256, 512])
 def test_padding_of_real_text(length):
     path = Path(__file__).parents[2] / "shared/data/pretrain-zh/train.jsonl.gz"
