@@ -24,8 +24,7 @@ def work_per_token(network: Network, length: int, targets: float) -> float:
 
     targets: the share of tokens at which the vocabulary is computed; of an encoder-decoder, those that it writes.
     """
-    head = sum(weight.numel() for name, weight in network.head.named_parameters() if weight.ndim == 2 and name != "weight")
-    head += network.head.weight.numel()
+    head = sum(weight.numel() for weight in network.head.parameters() if weight.ndim == 2)
     if not isinstance(network, Seq2Seq):
         return 6 * (_met(network, length) + targets * head)
     reading = sum(part.key_value.weight.numel() for part in network.modules() if isinstance(part, CrossAttention))

@@ -28,8 +28,9 @@ TOP_2 = {"number": 4}
 SWITCH = {"number": 4, "top_k": 1, "capacity": 1.25, "every": 2}
 CHOICE = {"number": 4, "router": "expert-choice", "capacity": 1.5}
 BALANCED = {"number": 4, "router": "balanced"}
+BALANCED_2 = BALANCED | {"top_k": 2}
 CASES = [
-    ("bert", CHOICE), ("roberta", BALANCED), ("modernbert", SWITCH | {"every": 3}), ("gpt2", SWITCH), ("llama", BALANCED),
+    ("bert", CHOICE), ("roberta", BALANCED_2), ("modernbert", SWITCH | {"every": 3}), ("gpt2", SWITCH), ("llama", BALANCED),
     ("qwen3", TOP_2), ("mixtral", TOP_2), ("t5", BALANCED), ("bart", SWITCH),
 ]  # fmt: skip
 BOTH = pytest.mark.parametrize(("family", "experts"), CASES, ids=[family for family, _ in CASES])
@@ -80,6 +81,19 @@ def test_what_is_saved_is_what_is_loaded(family: str, experts: dict[str, Any], t
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     said = json.loads((tmp_path / "one" / "config.json").read_text())
     assert said["model_type"] == ("mixtral" if family == "mixtral" else f"yanmo-{family}")
+
+
+@torch.no_grad()
+def test_a_balanced_folder_that_does_not_say_has_one_expert_of_a_token_and_no_balance_loss(tmp_path: Path) -> None:
+    network = mixture("llama", BALANCED)
+    save(network, tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["yanmo_experts"] == BALANCED | {"every": 1, "top_k": 1, "balance": 0.0}
+    del said["yanmo_experts"]["top_k"], said["yanmo_experts"]["balance"]
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    again = load(tmp_path).eval()
+    assert torch.equal(logits(again, inputs(again)), logits(network, inputs(network)))
+    assert "balance" not in again.regularisers
 
 
 @pytest.mark.parametrize(("family", "every", "expected"), [("llama", 1, [0, 1, 2, 3]), ("llama", 2, [1, 3]), ("t5", 3, [2, 2])])
@@ -134,7 +148,7 @@ def test_what_is_measured_is_of_the_last_forward_pass_and_balance_is_learned_in_
     assert network.regularise().keys() == {"expert_load", "dropped_tokens"}
 
 
-@pytest.mark.parametrize("experts", [TOP_2, BALANCED], ids=["top-k", "balanced"])
+@pytest.mark.parametrize("experts", [TOP_2, BALANCED, BALANCED_2], ids=["top-k", "balanced", "balanced-2"])
 def test_activations_computed_twice_change_and_count_nothing(experts: dict[str, Any]) -> None:
     network = mixture("llama", experts).train()
     assert isinstance(network, Decoder)
@@ -158,19 +172,22 @@ def test_activations_computed_twice_change_and_count_nothing(experts: dict[str, 
         torch.testing.assert_close(one, other)
 
 
-def test_balanced_experts_have_even_loads_of_real_tokens_only() -> None:
-    network = mixture("llama", BALANCED).train()
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_balanced_experts_have_even_loads_of_real_tokens_only(top_k: int) -> None:
+    network = mixture("llama", BALANCED | {"top_k": top_k}).train()
     network(packed([[20, 12], [4]], 44))
     for part in experts_of(network):
         assert part.routes is not None
-        assert part.routes.counts == [9] * 4
+        assert part.routes.counts == [9 * top_k] * 4
+    assert network.regularisers.get("balance", 0) == (0.01 if top_k > 1 else 0)
     found = network.regularise()
+    assert ("balance" in found) == (top_k > 1)
     assert found["expert_load"] == 1
     assert found["dropped_tokens"] == 0
     assert found["assignment_optimum"] >= 0.999
 
 
-@pytest.mark.parametrize(("family", "experts"), [("mixtral", TOP_2), ("llama", BALANCED), ("gpt2", SWITCH)])
+@pytest.mark.parametrize(("family", "experts"), [("mixtral", TOP_2), ("llama", BALANCED_2), ("gpt2", SWITCH)])
 @torch.no_grad()
 def test_what_is_written_token_by_token_is_what_is_read_at_once(family: str, experts: dict[str, Any]) -> None:
     network = mixture(family, experts)
@@ -207,9 +224,10 @@ def test_muon_moves_every_matrix_of_every_expert_by_itself() -> None:
 
 
 def test_work_is_counted_of_the_experts_that_a_token_meets() -> None:
-    dense, two = tiny("llama"), mixture("llama", {"number": 8, "top_k": 2})
-    brick, router = 3 * 48 * 80, 8 * 48
-    assert work_per_token(two, 16, 1.0) - work_per_token(dense, 16, 1.0) == pytest.approx(6 * 2 * (brick + router))
+    dense, brick, router = tiny("llama"), 3 * 48 * 80, 8 * 48
+    for kind in ("top-k", "balanced"):
+        two = mixture("llama", {"number": 8, "router": kind, "top_k": 2})
+        assert work_per_token(two, 16, 1.0) - work_per_token(dense, 16, 1.0) == pytest.approx(6 * 2 * (brick + router))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +235,9 @@ def test_work_is_counted_of_the_experts_that_a_token_meets() -> None:
     [
         ({"experts": {"number": 4, "top_k": 5}}, "top_k 5 is more than the 4 experts"),
         ({"experts": {"number": 1}}, "greater than or equal to 2"),
-        ({"experts": {"router": "balanced", "top_k": 1}}, "router balanced does not read this"),
+        ({"experts": {"router": "balanced", "top_k": 9}}, "top_k 9 is more than the 8 experts"),
+        ({"experts": {"router": "balanced", "capacity": 2}}, "capacity: router balanced does not read this"),
+        ({"family": "bert", "experts": {"router": "expert-choice", "top_k": 2}}, "top_k: router expert-choice does not"),
         ({"experts": {"router": "top"}}, "did you mean top-k"),
         ({"experts": {"router": "expert-choice"}}, "gpt2 would know later tokens; use top-k or balanced"),
         ({"family": "bert", "experts": {"router": "expert-choice", "capacity": 9}}, "cannot meet more than the 8 experts"),
@@ -240,6 +260,7 @@ def test_what_cannot_be_is_refused_when_the_recipe_is_read(model: dict[str, Any]
     ("settings", "message"),
     [
         ({"number": 2, "top_k": 3}, "a token cannot have 3 of 2 experts"),
+        ({"number": 2, "top_k": 3, "router": "balanced"}, "a token cannot have 3 of 2 experts"),
         ({"number": 2, "every": 3}, "no block of llama gets experts: it has fewer than 3"),
         ({"number": 2, "size": 3}, "yanmo_experts: size is not known"),
         ({"router": "balanced"}, "missing 1 required positional argument: 'number'"),

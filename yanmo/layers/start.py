@@ -38,37 +38,38 @@ def start_weights(network: nn.Module, layers: int, config: StartConfig) -> None:
     small = config.std / math.sqrt(2 * layers)
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            _draw(module.weight, config.std, config.cutoff)
+            draw(module.weight, config.std, config.cutoff)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
-            _draw(module.weight, config.std, config.cutoff)
+            draw(module.weight, config.std, config.cutoff)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             module.reset_parameters()
     for module in network.modules():
         if isinstance(module, Attention | FeedForward) and config.scaled:
-            _draw(module.out.weight, small, config.cutoff)
+            draw(module.out.weight, small, config.cutoff)
         elif isinstance(module, VocabularyHead):
             std = small if config.scaled_head else config.std
             if module.dense is not None:
-                _draw(module.dense.weight, std, config.cutoff)
+                draw(module.dense.weight, std, config.cutoff)
             if not module.tied:
-                _draw(module.weight, std, config.cutoff)
+                draw(module.weight, std, config.cutoff)
 
 
 def _start_by_inputs(network: nn.Module, factor: float) -> None:
     for module in network.modules():
         if isinstance(module, nn.Embedding):
-            _draw(module.weight, factor, None)
+            draw(module.weight, factor, None)
         elif isinstance(module, nn.Linear):
-            assert module.bias is None, "mesh TensorFlow's T5 has no biases"
-            _draw(module.weight, factor * module.in_features**-0.5, None)
+            draw(module.weight, factor * module.in_features**-0.5, None)
+            if module.bias is not None:                   # of a task's head; the network has none
+                module.bias.zero_()
         elif isinstance(module, nn.RMSNorm):
             module.weight.fill_(factor)
         elif isinstance(module, VocabularyHead) and not module.tied:
-            _draw(module.weight, factor * module.weight.shape[1] ** -0.5, None)
+            draw(module.weight, factor * module.weight.shape[1] ** -0.5, None)
     for module in network.modules():
         if isinstance(module, RelativeBias):
             module.table.weight *= module.config.start
@@ -77,7 +78,8 @@ def _start_by_inputs(network: nn.Module, factor: float) -> None:
             queries.weight[: module.config.rows[0]] *= module.config.head_width**-0.5
 
 
-def _draw(weight: Tensor, std: float, cutoff: float | None) -> None:
+@torch.no_grad()
+def draw(weight: Tensor, std: float, cutoff: float | None) -> None:
     """Normal; beyond the cutoff drawn again, as TensorFlow's truncated normal (torch's own takes twenty times as long)."""
     weight.normal_(0.0, std)
     if cutoff is None or weight.is_meta:

@@ -24,7 +24,8 @@ from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width,
 from yanmo.models.names import Name, Names, layer, qkv_rows, single
 from yanmo.models.network import Special
 from yanmo.models.seq2seq import HalfConfig, Seq2Seq, Seq2SeqConfig
-from yanmo.models.t5 import cross_rows, decoder_start
+from yanmo.models.t5 import cross_rows, decoder_start, text_steps, token_steps
+from yanmo.models.taskhead import TaskForm
 
 FIRST_POSITION = 2
 """The row of the table of positions for position 0: fairseq counted from after the padding id."""
@@ -127,7 +128,7 @@ def describe(sizes: Sizes, special: Special) -> dict[str, Any]:
         "decoder_ffn_dim": sizes.feedforward,
         "activation_function": "gelu",
         "dropout": sizes.dropout,
-        "attention_dropout": sizes.dropout,
+        "attention_dropout": 0.0,                         # transformers' default; with it steps take half as long again
         "activation_dropout": 0.0,
         "max_position_embeddings": sizes.positions,
         "init_std": 0.02,
@@ -190,4 +191,11 @@ BART = Family(
     heads=("lm_head.", "final_logits_bias"),
     complete=complete,
     fixed=FIXED,
+    tasks={
+        "sequence": TaskForm(
+            "BartForSequenceClassification", "classification_head.out_proj", text_steps, inner="classification_head.dense"
+        ),
+        "token": TaskForm("YanmoBartForTokenClassification", "classifier", token_steps),
+        "span": TaskForm("BartForQuestionAnswering", "qa_outputs"),
+    },
 )

@@ -26,6 +26,7 @@ from yanmo.models.encoder import Encoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width, padding_row
 from yanmo.models.names import Name, Names, layer, qkv_rows, single
 from yanmo.models.network import Special, StackConfig
+from yanmo.models.taskhead import HeadSteps, TaskForm, TaskKind, dropout_by
 
 PRESETS = {
     "tiny": (2, 128, 512),
@@ -182,6 +183,29 @@ def roberta_names(config: StackConfig) -> Names:
     )
 
 
+def _dropout(settings: Mapping[str, Any]) -> float:
+    return dropout_by(settings, "classifier_dropout", otherwise=settings["hidden_dropout_prob"])
+
+
+def tasks(name: str, sequence: TaskForm) -> dict[TaskKind, TaskForm]:
+    """Task models of BERT and of what came after it, which read a whole text differently."""
+    return {
+        "sequence": sequence,
+        "token": TaskForm(f"{name}ForTokenClassification", "classifier", lambda settings: HeadSteps(dropout=_dropout(settings))),
+        "span": TaskForm(f"{name}ForQuestionAnswering", "qa_outputs"),
+    }
+
+
+def pooled(settings: Mapping[str, Any]) -> HeadSteps:
+    """The pooler that BERT was pretrained with, for the next sentence."""
+    return HeadSteps("first", activation="tanh", dropout=_dropout(settings))
+
+
+def inner_layer(activation: str, settings: Mapping[str, Any]) -> HeadSteps:
+    """A layer of the task's own, dropout on both its sides."""
+    return HeadSteps("first", before=_dropout(settings), activation=activation, dropout=_dropout(settings))
+
+
 BERT = Family(
     "bert",
     Encoder,
@@ -197,6 +221,7 @@ BERT = Family(
     prefix="bert.",
     heads=("cls.",),
     fixed=FIXED,
+    tasks=tasks("Bert", TaskForm("BertForSequenceClassification", "classifier", pooled, inner="bert.pooler.dense")),
 )
 ROBERTA = Family(
     "roberta",
@@ -211,4 +236,7 @@ ROBERTA = Family(
     prefix="roberta.",
     heads=("lm_head.",),
     fixed=FIXED,
+    tasks=tasks("Roberta", TaskForm(
+        "RobertaForSequenceClassification", "classifier.out_proj", partial(inner_layer, "tanh"), inner="classifier.dense"
+    )),
 )

@@ -37,16 +37,30 @@ class KeyValueCache(Cache):
         self.values = [like.new_zeros(shape, dtype=dtype) for shape in shapes]
         super().__init__(rows, like.device)
         self.places = places
-        self.used = 0
+        self.used = self.shared = 0
 
     def advance(self, packed: Packed) -> None:
         super().advance(packed)
         self.used = int(self.lengths.max())
 
-    def keep(self, rows: Tensor) -> None:
+    def take_rows(self, rows: Tensor) -> None:
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
-        super().keep(rows)
+        super().take_rows(rows)
+        self.used = int(self.lengths.max())
+
+    def fork(self, beams: int) -> None:
+        super().fork(beams)
+        self.shared = int(self.lengths.min())
+
+    def reorder(self, origins: Tensor) -> None:
+        """Copies what is in use, and between rows of one beginning only what they do not share."""
+        rows = torch.arange(len(origins), device=origins.device)
+        far = origins // self.beams != rows // self.beams
+        for moved, first in ((far, 0), ((origins != rows) & ~far, self.shared)):  # what is far is not overwritten by what is near
+            overwrite([*self.keys, *self.values], moved.nonzero()[:, 0], origins, slice(first, self.used))
+        self.keys, self.values = [keys[: len(rows)] for keys in self.keys], [values[: len(rows)] for values in self.values]
+        super().take_rows(origins)
         self.used = int(self.lengths.max())
 
     def with_room_for(self, packed: Packed) -> int:
@@ -55,6 +69,13 @@ class KeyValueCache(Cache):
         if used > self.places:
             raise UserError(f"the cache holds {self.places} tokens a row and {used} are needed; make it larger")
         return used
+
+
+def overwrite(stored: Sequence[Tensor], moved: Tensor, origins: Tensor, places: slice) -> None:
+    """In each of (R, K, S, W), let the rows `moved` be what their origins, of (R) for all rows, are at some places."""
+    if len(moved):
+        for tensor in stored:
+            tensor[moved, :, places] = tensor[origins[moved], :, places]
 
 
 class Decoder(Stack):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from yanmo.errors import UserError
@@ -17,6 +18,7 @@ from yanmo.models.encoder import Bidirectional, Discriminator, Encoder
 from yanmo.models.family import TOKENS_KEY, Family, Sizes
 from yanmo.models.names import Name, Names, layer, single
 from yanmo.models.network import Special, StackConfig
+from yanmo.models.taskhead import TaskForm
 
 TABLE = "electra.embeddings.word_embeddings.weight"
 SHARED = ("tokens", "positions", "types")
@@ -83,6 +85,9 @@ ELECTRA = Family(
     prefix="electra.",
     heads=("discriminator_predictions.", "generator_"),
     fixed={"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"},
+    tasks=bert.tasks("Electra", TaskForm(
+        "ElectraForSequenceClassification", "classifier.out_proj", partial(bert.inner_layer, "gelu"), inner="classifier.dense"
+    )),
 )
 ELECTRA_GENERATOR = replace(
     ELECTRA,

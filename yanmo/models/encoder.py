@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from yanmo.batch import Packed
 from yanmo.layers import View
 from yanmo.models.network import Stack, StackConfig, compute_dtype
+from yanmo.models.taskhead import TaskKind
 
 
 class Bidirectional(Stack):
@@ -35,6 +36,10 @@ class Encoder(Bidirectional):
         super().__init__(config)
         self.pooler = nn.Linear(config.width, config.width) if config.pair else None
         self.pair = nn.Linear(config.width, 2) if config.pair else None
+
+    def unread(self, kind: TaskKind) -> frozenset[str]:
+        """A task's head has a pooler of its own, which begins as this one is."""
+        return frozenset({"head", "pooler", "pair"})
 
     def pair_logits(self, first_hidden: Tensor) -> Tensor:
         """Scores of "B follows A" and "B does not", (N, 2), from the hidden states of the pairs' first tokens, (N, D)."""

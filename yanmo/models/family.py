@@ -7,7 +7,7 @@ was made here or by transformers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from yanmo.layers.rotary import Llama3Scaling
 from yanmo.models.mixture import EXPERTS_KEY, read_experts
 from yanmo.models.names import Names
 from yanmo.models.network import Network, NetworkConfig, Special
+from yanmo.models.taskhead import TaskForm, TaskKind
 
 TOKENS_KEY = "yanmo_tokens"
 """In config.json: how many ids the tokenizer uses, where the vocabulary is padded."""
@@ -148,6 +149,8 @@ class Family:
     complete: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Mapping[str, Any]] = field(default=lambda given, _: given)
     """Settings of a folder with what its weights say and they do not."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[TaskKind, TaskForm] = field(default_factory=dict)
+    """The task models there are; none where hidden states say nothing that a head could read."""
     shared_type: str | None = None
     """transformers' model_type where several families have the same: then the architecture says which it is."""
 
@@ -159,6 +162,10 @@ class Family:
     def has_experts(self) -> bool:
         """Whether transformers' networks of this family have experts."""
         return "num_local_experts" in self.defaults
+
+    def task_of(self, architectures: Iterable[str]) -> TaskKind | None:
+        """The kind of task that one of these classes is a model of; None where they are none of this family's."""
+        return next((kind for kind, form in self.tasks.items() if form.architecture in architectures), None)
 
     def sizes(self, model: recipe.Model, vocabulary: int, length: int) -> Sizes:
         """A recipe's sizes: the preset's, except what the recipe names. Raises UserError where they do not fit together."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from yanmo import recipe
 from yanmo.errors import UserError
@@ -24,7 +24,8 @@ from yanmo.models.llama import LLAMA, QWEN3
 from yanmo.models.mixtral import MIXTRAL
 from yanmo.models.mixture import EXPERTS_KEY, describe_experts
 from yanmo.models.modernbert import MODERNBERT
-from yanmo.models.network import Network, Special
+from yanmo.models.names import Names
+from yanmo.models.network import Network, NetworkConfig, Special
 from yanmo.models.ngram import NGRAM
 from yanmo.models.recurrent import LSTM
 from yanmo.models.t5 import T5
@@ -41,7 +42,7 @@ FAMILIES: dict[str, Family] = {
 }
 """By their names, which are transformers' model_type but where several families share one."""
 OWN_TYPE = "yanmo-"
-"""Before the model_type of a family that transformers knows only without experts."""
+"""Before the model_type of what transformers does not know: a family with experts, a task model that it has no class for."""
 GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -75,9 +76,14 @@ def load(folder: str | Path) -> Network:
     """The network of a model folder, ours or transformers', in fp32 and in training mode. Raises UserError for a folder, a
     setting or a weight that does not fit, naming it; warns of learned weights that have no place here."""
     folder = Path(folder)
-    settings = _read_settings(folder)
-    family = _family(settings, folder)
-    weights = _prefixed(_read_weights(folder), family)
+    settings = read_settings(folder)
+    family = family_of(settings, folder)
+    if family.task_of(named := architectures(settings)):
+        raise UserError(
+            f"{folder}: a model of a task ({', '.join(named)}), without a head over the vocabulary: predict with it "
+            "(`yanmo predict MODEL`; models.load_task opens it), or name the pretrained folder that it began from"
+        )
+    weights = _prefixed(read_weights(folder), family)
     try:
         settings = family.complete(settings, weights)
     except UserError as error:
@@ -85,64 +91,79 @@ def load(folder: str | Path) -> Network:
     pair = bool(family.pair_weights) and all(name in weights for name in family.pair_weights)
     config = family.understand(settings, pair=pair, where=f"{folder}/config.json")
     network = family.network(config)
-    names = family.names(config)
+    fill(network, family.names(config), config, weights, folder)
+    return network
+
+
+@torch.no_grad()
+def fill(module: nn.Module, names: Names, config: NetworkConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Copy a folder's weights, by transformers' names, into a network or into a part of it. Raises UserError naming those that do
+    not fit; warns of learned ones that have no place."""
     if unread := names.unread_in(weights):
-        warnings.warn(f"{folder}: weights without a place in this network are left out: {', '.join(unread)}", stacklevel=2)
+        warnings.warn(f"{folder}: weights without a place in this network are left out: {', '.join(unread)}", stacklevel=3)
     try:
-        read = names.read(weights, parameters(network), config)
+        read = names.read(weights, parameters(module), config)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    with torch.no_grad():
-        for name, parameter in parameters(network).items():
-            parameter.copy_(read[name])
-    return network
+    for name, parameter in parameters(module).items():
+        parameter.copy_(read[name])
 
 
 def save(network: Network, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json, model.safetensors and, for decoders, generation_config.json into `folder`: what transformers loads."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = network.config
+    folder, config = Path(folder), network.config
+    assert not network.kept_for, "a network that was reduced to what a task needs is saved with the task's head"
     family = FAMILIES[config.family]
     architecture = family.pair_architecture if config.pair else family.architecture
-    settings = {
-        **{key: value for key, value in config.settings.items() if value is not ...},
-        "architectures": [architecture],
-        "model_type": OWN_TYPE + family.model_type if EXPERTS_KEY in config.settings else family.model_type,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
-    settings.pop("torch_dtype", None)
     names = family.names(config)
-    kinds = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in parameters(network).items()}
-    ours = {name: tensor.detach().to("cpu", kinds[name]) for name, tensor in parameters(network).items()}
-    theirs = names.write(ours, config)
+    theirs = names.write(parameters(network), config)
     if names.doubled:
         theirs |= {copy: theirs[original].clone() for copy, original in names.copies.items()}
-    save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, folder / "model.safetensors", {"format": "pt"})
-    _write_json(folder / "config.json", settings)
+    model_type = OWN_TYPE + family.model_type if EXPERTS_KEY in config.settings else family.model_type
+    settings = {**config.settings, "architectures": [architecture], "model_type": model_type}
+    write_folder(folder, settings, theirs, dtype)
     if network.continues:
         ids = {key: settings.get(key) for key in GENERATION_IDS}
         _write_json(folder / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
 
 
-def parameters(network: Network) -> dict[str, Tensor]:
+def write_folder(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors: weights under transformers' names, numbers with a fraction in `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {key: value for key, value in settings.items() if value is not ... and key != "torch_dtype"}
+    kinds = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in weights.items()}
+    stored = {name: tensor.detach().to("cpu", kinds[name]).contiguous() for name, tensor in weights.items()}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    _write_json(folder / "config.json", {**settings, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def parameters(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter once, by our name; names that wrappers such as torch.compile put between are taken out."""
-    return {name.replace("_orig_mod.", ""): parameter for name, parameter in network.named_parameters()}
+    return {name.replace("_orig_mod.", ""): parameter for name, parameter in module.named_parameters()}
 
 
-def _family(settings: Mapping[str, Any], folder: Path) -> Family:
-    """The family by model_type and, where several have the same, by architecture."""
-    known_as = str(settings.get("model_type"))
-    known_as = known_as.removeprefix(OWN_TYPE) if EXPERTS_KEY in settings else known_as
-    families = [family for family in FAMILIES.values() if family.model_type == known_as]
+def architectures(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that config.json names."""
+    return tuple(settings.get("architectures") or ())
+
+
+def family_of(settings: Mapping[str, Any], folder: Path) -> Family:
+    """The family by model_type and, where several have the same, by architecture. Raises UserError for one that is not known."""
+    known_as, named = str(settings.get("model_type")), architectures(settings)
+    plain = known_as.removeprefix(OWN_TYPE)
+    known_as = plain if EXPERTS_KEY in settings else known_as
+    families = [
+        family
+        for family in FAMILIES.values()
+        if family.model_type == known_as or (family.model_type == plain and family.task_of(named))
+    ]
     if not families:
         known = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES.values()))
         raise UserError(f"{folder}: model_type {settings.get('model_type')!r} is not known; known: {known}")
-    named = settings.get("architectures") or ()
     return next((family for family in families if family.architecture in named), families[0])
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -155,7 +176,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of model.safetensors or of the parts that its index names, old names of norms replaced."""
     index = folder / "model.safetensors.index.json"
     if index.exists() and not (folder / "model.safetensors").exists():

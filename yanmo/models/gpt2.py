@@ -22,6 +22,7 @@ from yanmo.models.decoder import Decoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width
 from yanmo.models.names import Names, layer, single
 from yanmo.models.network import Special, StackConfig
+from yanmo.models.taskhead import HeadSteps, TaskForm, TaskKind, dropout_by
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -106,6 +107,19 @@ def names(config: StackConfig) -> Names:
     )
 
 
+def tasks(name: str, token: str, span_prefix: str | None = None) -> dict[TaskKind, TaskForm]:
+    """Task models of decoders. A text's last token has read all of it; `token` is what the layer of token labels is called."""
+
+    def of_tokens(settings: Mapping[str, Any]) -> HeadSteps:
+        return HeadSteps(dropout=dropout_by(settings, "classifier_dropout", "hidden_dropout", otherwise=0.1))
+
+    return {
+        "sequence": TaskForm(f"{name}ForSequenceClassification", "score", lambda _: HeadSteps("last"), bias=False),
+        "token": TaskForm(f"{name}ForTokenClassification", token, of_tokens),
+        "span": TaskForm(f"{name}ForQuestionAnswering", "qa_outputs", prefix=span_prefix),
+    }
+
+
 GPT2 = Family(
     "gpt2",
     Decoder,
@@ -124,4 +138,5 @@ GPT2 = Family(
         "reorder_and_upcast_attn": (False, True),  # a matter of rounding in half precision
         "add_cross_attention": False,
     },
+    tasks=tasks("GPT2", "classifier"),
 )

@@ -22,6 +22,7 @@ from yanmo.layers import (
 )
 from yanmo.models.decoder import Decoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, multiple, padding_row, rotary
+from yanmo.models.gpt2 import tasks
 from yanmo.models.names import Names, gate_rows, layer, qkv_rows, single
 from yanmo.models.network import Special, StackConfig
 
@@ -177,6 +178,7 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     prefix="model.",
     heads=("lm_head.",),
+    tasks=tasks("Llama", "score", span_prefix="transformer."),
 )
 QWEN3 = Family(
     "qwen3",
@@ -192,4 +194,5 @@ QWEN3 = Family(
     heads=("lm_head.",),
     kv_heads=lambda heads: heads // 2 if heads % 2 == 0 else heads,  # half, as Qwen3-0.6B and 1.7B
     fixed={"mlp_bias": False},
+    tasks=tasks("Qwen3", "score", span_prefix="transformer."),
 )

@@ -14,6 +14,7 @@ from yanmo.layers import ExpertsConfig
 from yanmo.models import llama
 from yanmo.models.decoder import Decoder
 from yanmo.models.family import Family, Sizes
+from yanmo.models.gpt2 import tasks
 from yanmo.models.mixture import with_experts
 from yanmo.models.names import Names, gate_rows, layer
 from yanmo.models.network import NetworkConfig, Special, StackConfig
@@ -86,4 +87,5 @@ MIXTRAL = Family(
         "router_jitter_noise": 0.0,
         "output_router_logits": (False, True),  # what a forward pass returns, no matter what it computes
     },
+    tasks=tasks("Mixtral", "score"),
 )

@@ -19,14 +19,17 @@ EXPERTS_KEY = "yanmo_experts"
 
 
 def describe_experts(experts: recipe.Experts) -> dict[str, Any]:
-    """The settings of a recipe, all filled in. One expert of a token has the router's probability as its gate (Fedus et al. 2021,
-    section 2.1); several have gates that add up to 1, as in Mixtral."""
+    """The settings of a recipe, all filled in. Of top-k, one expert of a token has the router's probability as its gate (Fedus
+    et al. 2021, section 2.1), several have gates that add up to 1, as in Mixtral."""
+    filled = ExpertsConfig(experts.number, experts.router, top_k=experts.top_k, balance=experts.balance)
     described: dict[str, Any] = {"number": experts.number, "router": experts.router, "every": experts.every}
     if experts.router == "top-k":
-        top_k = experts.top_k or 2
-        described |= {"top_k": top_k, "normed": top_k > 1, "capacity": experts.capacity, "balance": experts.balance_weight}
+        described |= {"top_k": filled.each, "normed": filled.each > 1, "capacity": experts.capacity}
+        described["balance"] = filled.balance_weight
     elif experts.router == "expert-choice":
         described["capacity"] = experts.capacity or 2.0
+    else:
+        described |= {"top_k": filled.each, "balance": filled.balance_weight}
     return described
 
 
@@ -45,8 +48,8 @@ def read_experts(config: NetworkConfig, settings: Mapping[str, Any], where: str)
 def with_experts(config: NetworkConfig, experts: ExpertsConfig, every: int, where: str) -> NetworkConfig:
     """Every so many-th block of each stack gets experts, the last of so many. Raises UserError where there is no such block,
     and where a token is to have more experts than there are."""
-    if experts.router == "top-k" and experts.top_k > experts.number:
-        raise UserError(f"{where}: a token cannot have {experts.top_k} of {experts.number} experts; lower top k")
+    if experts.router != "expert-choice" and experts.each > experts.number:
+        raise UserError(f"{where}: a token cannot have {experts.each} of {experts.number} experts; lower top k")
     changed, found = _changed(config, experts, every)
     if not found:
         raise UserError(f"{where}: no block of {config.family} gets experts: it has fewer than {every}; lower every")

@@ -5,7 +5,8 @@ Weights start as Megatron's do: a cut normal, smaller by sqrt(2 * layers) for wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from yanmo.errors import UserError
@@ -22,6 +23,7 @@ from yanmo.models.encoder import Encoder
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width, padding_row, rotary
 from yanmo.models.names import Names, layer, single
 from yanmo.models.network import Special, StackConfig
+from yanmo.models.taskhead import HeadSteps, TaskForm, dropout_by, place_by
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 DEFAULTS: dict[str, Any] = {
@@ -51,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "mlp_dropout": 0.0,
     "decoder_bias": True,
     "classifier_bias": False,
+    "classifier_pooling": "cls",
     "tie_word_embeddings": True,
 }
 
@@ -174,6 +177,24 @@ def names(config: StackConfig) -> Names:
     )
 
 
+def task_steps(settings: Mapping[str, Any]) -> HeadSteps:
+    """The head that predicted hidden tokens goes on as the inner layer of every task."""
+    return HeadSteps(
+        inner_bias=settings["classifier_bias"],
+        activation=activation(settings, "classifier_activation"),
+        norm=NormConfig("layer", settings["norm_eps"], settings["norm_bias"]),
+        dropout=dropout_by(settings, "classifier_dropout", otherwise=0.0),
+    )
+
+
+def text_steps(settings: Mapping[str, Any]) -> HeadSteps:
+    return replace(task_steps(settings), place=place_by(settings, "classifier_pooling", {"cls": "first", "mean": "mean"}))
+
+
+def task_form(name: str, steps: Callable[[Mapping[str, Any]], HeadSteps] = task_steps) -> TaskForm:
+    return TaskForm(f"ModernBertFor{name}", "classifier", steps, inner="head.dense", norm="head.norm", by_inputs=True)
+
+
 MODERNBERT = Family(
     "modernbert",
     Encoder,
@@ -194,4 +215,9 @@ MODERNBERT = Family(
     prefix="model.",
     heads=("head.", "decoder."),
     fixed={"rope_scaling": None, "position_embedding_type": ("absolute", "rope", "sans_pos")},
+    tasks={
+        "sequence": task_form("SequenceClassification", text_steps),
+        "token": task_form("TokenClassification"),
+        "span": task_form("QuestionAnswering"),
+    },
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from yanmo.layers import (
     regularisers,
     start_weights,
 )
+from yanmo.models.absent import Absent
+from yanmo.models.taskhead import TaskKind
 
 SCORE_BYTES = 32 << 20
 """Scores over the vocabulary that are held at once where only some answers' are asked for."""
@@ -64,6 +66,7 @@ class NetworkConfig:
     """The longest document, in tokens."""
     width: int
     """Of the hidden states."""
+    start: StartConfig = field(default_factory=StartConfig)
     pair: bool = False
     """Whether there is a head that says how the second part of a pair belongs to the first (BERT)."""
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -76,7 +79,6 @@ class StackConfig(NetworkConfig):
     embedding: EmbeddingConfig
     blocks: tuple[BlockConfig, ...]
     head: HeadConfig
-    start: StartConfig
     final_norm: NormConfig | None = None
 
     @property
@@ -95,6 +97,8 @@ class Network(nn.Module, ABC):
     head: VocabularyHead
     continues: bool = False
     """Whether it goes on from a beginning, token by token: then transformers is told how."""
+    kept_for: tuple[TaskKind, ...] = ()
+    """The tasks that it was reduced to, where it has nothing else."""
     judges: str | None = None
     """Of a network that gives tokens no probability: what it says instead, and who knows more, for whoever asks it for one."""
 
@@ -117,7 +121,29 @@ class Network(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        return next(self.parameters()).device
+
+    def states(self, packed: Packed, kind: TaskKind) -> Tensor:
+        """The hidden states (R, T, D) that a task of this kind reads."""
+        return self(packed)
+
+    def unread(self, kind: TaskKind) -> frozenset[str]:
+        """The parts that no task of this kind reads."""
+        return frozenset({"head"})
+
+    def keep_for(self, *kinds: TaskKind) -> Self:
+        """Let go of the parts that no task of these kinds reads, the head over the vocabulary above all; of none without kinds.
+        Who asks them for something gets a UserError."""
+        if not kinds:
+            return self
+        reads = "a task" if len(kinds) == 1 else "tasks"
+        has_no = f"was reduced to what {reads} of kind {', '.join(kinds)} needs, and has no"
+        for part in frozenset.intersection(*map(self.unread, kinds)):
+            if getattr(self, part) is not None:
+                setattr(self, part, Absent(f"this {self.config.family} {has_no} {part} any more; take the pretrained folder"))
+        self.kept_for = kinds
+        self.judges = f"{has_no} head over the vocabulary; take the pretrained folder that it began from"
+        return self
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""

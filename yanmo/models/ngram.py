@@ -46,8 +46,8 @@ class NGramCache(Cache):
         super().__init__(rows, device)
         self.contexts = torch.full((rows, contexts), -1, device=device)
 
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
+    def take_rows(self, rows: Tensor) -> None:
+        super().take_rows(rows)
         self.contexts = self.contexts[rows]
 
 

@@ -24,6 +24,7 @@ from yanmo.models.cache import Cache
 from yanmo.models.family import REQUIRED, Family, Sizes, padding_row
 from yanmo.models.names import SAME
 from yanmo.models.network import Network, NetworkConfig, Special
+from yanmo.models.taskhead import HeadSteps, TaskForm
 
 POSITIONS = 1 << 14
 """The longest document that is read at once. The state has no such bound, the memory for what is read has."""
@@ -58,9 +59,9 @@ class RecurrentCache(Cache):
         start = like.new_zeros(rows, like.shape[1])
         self.states = [LstmState(start, start)] * layers
 
-    def keep(self, rows: Tensor) -> None:
+    def take_rows(self, rows: Tensor) -> None:
         self.states = [LstmState(state.given[rows], state.held[rows]) for state in self.states]
-        super().keep(rows)
+        super().take_rows(rows)
 
 
 class Recurrent(Network):
@@ -76,7 +77,7 @@ class Recurrent(Network):
         self.head = VocabularyHead(HeadConfig(vocabulary, width, tied=config.tied), self.embed.tokens)
 
     def start(self) -> None:
-        start_weights(self, self.config.layers, StartConfig(START * self.config.width**-0.5))
+        start_weights(self, self.config.layers, self.config.start)
         for block in self.blocks:
             assert isinstance(block, Lstm), "all blocks are"
             block.start()
@@ -121,6 +122,7 @@ def read(settings: Mapping[str, Any], tokens: int, pair: bool) -> RecurrentConfi
         tokens=tokens,
         length=settings["max_position_embeddings"],
         width=settings["hidden_size"],
+        start=StartConfig(START * settings["hidden_size"] ** -0.5),
         layers=settings["num_hidden_layers"],
         dropout=settings["dropout"],
         tied=settings["tie_word_embeddings"],
@@ -152,5 +154,10 @@ LSTM = Family(
     read=read,
     names=lambda config: SAME,
     architecture="YanmoLstm",
+    tasks={  # without dropout: what comes out of the last layer has had it
+        "sequence": TaskForm("YanmoLstmForSequenceClassification", "classifier", lambda _: HeadSteps("last")),
+        "token": TaskForm("YanmoLstmForTokenClassification", "classifier"),
+        "span": TaskForm("YanmoLstmForQuestionAnswering", "qa_outputs"),
+    },
     shared_type="yanmo-lstm",
 )

@@ -26,14 +26,14 @@ from yanmo.layers import (
     Read,
     RelativeBias,
     RelativeConfig,
-    StartConfig,
     View,
     VocabularyHead,
     build_norm,
     start_weights,
 )
-from yanmo.models.decoder import KeyValueCache
+from yanmo.models.decoder import KeyValueCache, overwrite
 from yanmo.models.network import Network, NetworkConfig, compute_dtype
+from yanmo.models.taskhead import TaskKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,6 @@ class Seq2SeqConfig(NetworkConfig):
     encoder: HalfConfig
     decoder: HalfConfig
     head: HeadConfig
-    start: StartConfig
     decoder_start: int
     """The token that every target begins with as the decoder reads it."""
 
@@ -88,20 +87,34 @@ class Half(nn.Module):
 
 
 class SourceCache(KeyValueCache):
-    """The keys and values of what is written, and those of what was read: one document a row, on both sides."""
+    """The keys and values of what is written, and those of what was read: one document a row, on both sides. Rows that were
+    forked read the same source, which is kept once."""
 
     def __init__(self, network: Seq2Seq, source: Packed, places: int):
         table = network.decoder.embed.tokens.weight.detach()
         super().__init__(network.config, network.config.decoder.blocks, len(source.tokens), places, table)
-        self.reads = network.reads(network.encode(source))
+        self.reads = [(keys.contiguous(), values.contiguous()) for keys, values in network.reads(network.encode(source))]
         self.source = source
 
     def keep(self, rows: Tensor) -> None:
+        assert self.beams == 1, "sources that several rows read are reordered"
         super().keep(rows)
         self.reads = [(keys[rows], values[rows]) for keys, values in self.reads]
+        self._keep_sources(rows)
+
+    def reorder(self, origins: Tensor) -> None:
+        super().reorder(origins)
+        kept = origins[:: self.beams] // self.beams
+        moved = (kept != torch.arange(len(kept), device=kept.device)).nonzero()[:, 0]
+        if len(moved) or len(kept) < len(self.source.tokens):
+            overwrite([stored for read in self.reads for stored in read], moved, kept, slice(None))
+            self.reads = [(keys[: len(kept)], values[: len(kept)]) for keys, values in self.reads]
+            self._keep_sources(kept)
+
+    def _keep_sources(self, kept: Tensor) -> None:
         source = self.source
         self.source = replace(
-            source, tokens=source.tokens[rows], documents=source.documents[rows], positions=source.positions[rows]
+            source, tokens=source.tokens[kept], documents=source.documents[kept], positions=source.positions[kept]
         )
 
 
@@ -139,6 +152,17 @@ class Seq2Seq(Network):
         for block in self.encoder.blocks:
             x_RTD = block(x_RTD, view)
         return self.encoder.dropout(self.encoder.norm(x_RTD))
+
+    def states(self, packed: Packed, kind: TaskKind) -> Tensor:
+        """Tokens are labelled where the encoder reads them, as transformers' T5 does. For whole texts, and for spans, the decoder
+        reads the same text once more, at each place the token before it (Lewis et al. 2019, section 3.1)."""
+        if kind == "token":
+            return self.encode(packed)
+        shifted = packed.tokens.roll(1, 1).masked_fill(packed.positions == 0, self.config.decoder_start)
+        return self(packed, replace(packed, tokens=shifted))
+
+    def unread(self, kind: TaskKind) -> frozenset[str]:
+        return frozenset({"head", "decoder"} if kind == "token" else {"head"})
 
     def reads(self, hidden_RTD: Tensor) -> list[Read]:
         """Keys and values of a source for each block of the decoder."""

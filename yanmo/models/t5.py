@@ -30,6 +30,7 @@ from yanmo.models.family import REQUIRED, Family, Sizes
 from yanmo.models.names import Name, Names, gate_rows, layer, qkv_rows, single
 from yanmo.models.network import Special
 from yanmo.models.seq2seq import HalfConfig, Seq2Seq, Seq2SeqConfig
+from yanmo.models.taskhead import HeadSteps, TaskForm, dropout_by
 
 GATED_PRESETS = {
     "tiny": (2, 128, 320),
@@ -60,6 +61,7 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
     "scale_decoder_outputs": None,
     "pad_token_id": 0,
+    "eos_token_id": 1,
 }
 
 
@@ -207,6 +209,18 @@ def names(config: Seq2SeqConfig) -> Names:
     )
 
 
+def text_steps(settings: Mapping[str, Any]) -> HeadSteps:
+    """A whole text is read where it ends. Raises UserError where no token ends texts."""
+    end, dropout = settings["eos_token_id"], dropout_by(settings, "classifier_dropout", otherwise=0.0)
+    if not isinstance(end, int):
+        raise UserError(f"config.json: eos_token_id: {end!r}: a whole text is read at the token that ends it; name one")
+    return HeadSteps("end", end, before=dropout, activation="tanh", dropout=dropout)
+
+
+def token_steps(settings: Mapping[str, Any]) -> HeadSteps:
+    return HeadSteps(dropout=dropout_by(settings, "classifier_dropout", otherwise=0.0))
+
+
 T5 = Family(
     "t5",
     Seq2Seq,
@@ -220,4 +234,15 @@ T5 = Family(
     versions={"1.1": GATED_PRESETS, "1.0": PRESETS},
     complete=complete,
     fixed={"is_decoder": False},
+    tasks={
+        "sequence": TaskForm(
+            "T5ForSequenceClassification",
+            "classification_head.out_proj",
+            text_steps,
+            inner="classification_head.dense",
+            prefix="transformer.",
+        ),
+        "token": TaskForm("T5ForTokenClassification", "classifier", token_steps, prefix="transformer."),
+        "span": TaskForm("T5ForQuestionAnswering", "qa_outputs"),
+    },
 )

@@ -22,7 +22,6 @@ from yanmo.layers import (
     FeedForwardConfig,
     HeadConfig,
     NormConfig,
-    StartConfig,
     VocabularyHead,
     build_norm,
     start_weights,
@@ -80,7 +79,6 @@ class TwoStreamConfig(NetworkConfig):
     feedforward: FeedForwardConfig
     norm: NormConfig
     head: HeadConfig
-    start: StartConfig
     dropout: float = 0.0
     """Of the query stream's first vectors, of distances and of the last hidden states."""
     memory: int | None = None

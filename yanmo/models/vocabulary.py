@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,12 +18,13 @@ SPREAD = 1e-5
 
 
 @torch.no_grad()
-def grow(network: Network, tokens: int, known: int) -> Network:
+def grow(network: Network, tokens: int, known: int, pieces: Mapping[int, Sequence[int]] | None = None) -> Network:
     """The network with rows for `tokens` tokens, of which it knows the first `known`; itself where these are all.
 
     New rows are drawn around the mean of the known ones, so that every new token is about as likely as the average one and no
     known one becomes much less so (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Rows that
-    begin at 0 or at random would take most of the probability where scores are low.
+    begin at 0 or at random would take most of the probability where scores are low. pieces: the known tokens that a new one
+    stands for; then its rows begin at the mean of theirs.
     """
     if tokens <= known:
         return network
@@ -37,6 +39,8 @@ def grow(network: Network, tokens: int, known: int) -> Network:
         else:                                             # its rows are tokens
             parameter[:known] = old[name][:known]
             parameter[known:tokens] = _drawn(old[name][:known].float(), tokens - known)
+            for number, old_ones in (pieces or {}).items():
+                parameter[number] = old[name][list(old_ones)].float().mean(0)
             parameter[tokens:] = 0 if parameter.dim() > 1 else UNUSED_BIAS
     return grown.train(network.training)
 
@@ -48,7 +52,7 @@ def _with(network: Network, vocabulary: int, tokens: int) -> Network:
     with warnings.catch_warnings():                       # said when it was loaded
         warnings.simplefilter("ignore")
         config = family.understand(settings, pair=network.config.pair, where=f"{family.name} with more tokens")
-    return family.network(config)
+    return family.network(config).keep_for(*network.kept_for)
 
 
 def _drawn(rows: Tensor, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from yanmo.models.bert import PRESETS
 from yanmo.models.family import REQUIRED, Family, Sizes, activation, head_width
 from yanmo.models.names import Name, Names, layer, single
 from yanmo.models.network import Special
+from yanmo.models.taskhead import HeadSteps, Place, TaskForm, dropout_by, place_by
 from yanmo.models.twostream import TwoStream, TwoStreamConfig
 
 NO_LIMIT = 1 << 20
@@ -32,7 +33,13 @@ DEFAULTS: dict[str, Any] = {
     "initializer_range": 0.02,
     "mem_len": 512,
     "tie_word_embeddings": True,
+    "summary_type": "last",
+    "summary_use_proj": True,
+    "summary_activation": "tanh",
+    "summary_last_dropout": 0.1,
 }
+SUMMARIES: dict[str, Place] = {"last": "last", "first": "first", "mean": "mean", "cls_index": "last"}
+"""Which of a text's states summary_type chooses."""
 FIXED = {
     "attn_type": "bi",
     "bi_data": False,
@@ -130,6 +137,18 @@ def names(config: TwoStreamConfig) -> Names:
     )
 
 
+def text_steps(settings: Mapping[str, Any]) -> HeadSteps:
+    """The summary of a text. Raises UserError for an activation that is not implemented."""
+    chosen = settings["summary_activation"] or None
+    return HeadSteps(
+        place_by(settings, "summary_type", SUMMARIES),
+        before=dropout_by(settings, "summary_first_dropout", otherwise=0.0),
+        inner=settings["summary_use_proj"],
+        activation=chosen if chosen in (None, "tanh") else activation(settings, "summary_activation"),
+        dropout=dropout_by(settings, "summary_last_dropout", otherwise=0.0),
+    )
+
+
 XLNET = Family(
     "xlnet",
     TwoStream,
@@ -143,4 +162,9 @@ XLNET = Family(
     prefix="transformer.",
     heads=("lm_loss.",),
     fixed=FIXED,
+    tasks={
+        "sequence": TaskForm("XLNetForSequenceClassification", "logits_proj", text_steps, inner="sequence_summary.summary"),
+        "token": TaskForm("XLNetForTokenClassification", "classifier"),
+        "span": TaskForm("XLNetForQuestionAnsweringSimple", "qa_outputs"),
+    },
 )
