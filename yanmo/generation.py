@@ -1,5 +1,5 @@
 """Generation: a decoder continues beginnings, an encoder-decoder answers sources, one token at a time, with a cache of keys
-and values.
+and values. Beam search is in yanmo.beams.
 
 The order of the operations on the scores, and what each does, is that of transformers' logits processors: repetition penalty
 (Keskar et al. 2019, arXiv:1909.05858, section 4.1), temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman
@@ -10,24 +10,22 @@ Letters: R rows, T tokens of a row, D width, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from yanmo.batch import Packed
+from yanmo.beams import BeamSettings, beam_search, groups
 from yanmo.errors import UserError
-from yanmo.models import Decoder, Network, NGram, Recurrent, Seq2Seq
-from yanmo.models.cache import Cache
+from yanmo.models import Network, Seq2Seq, Writer
 from yanmo.models.network import in_mode
+from yanmo.models.writers import begin, compact, go_on
 from yanmo.recipe import article
 from yanmo.scoring import packed_rows, random_of
 from yanmo.tokenizer import Tokens
 
-Writer = Decoder | Recurrent | NGram | Seq2Seq
-"""Networks that go on from a beginning. Each has a cache that says what its next input is (see models.cache)."""
 ROWS = 128
 """Prompts that are continued at once at most."""
 PLACES = 1 << 15
@@ -41,13 +39,15 @@ class Generated:
     """A continuation. text: what follows the prompt, or what an encoder-decoder writes of it. tokens: the new ids, the end of
     text included where it came.
 
-    stopped: by the end of text, by max_new_tokens, or because the network has no more positions.
+    stopped: by the end of text, by max_new_tokens, or because the network has no more positions. score: what a beam search
+    compares texts by.
     """
 
     prompt: str
     text: str
     tokens: tuple[int, ...]
     stopped: Literal["end", "length", "positions"]
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Sampling:
             raise UserError(f"top_p {self.top_p}: it must be above 0 and at most 1 (all tokens)")
         if not self.repetition_penalty > 0:
             raise UserError(f"repetition_penalty {self.repetition_penalty}: it must be above 0; 1 changes nothing")
+
+    @property
+    def changes(self) -> bool:
+        """Whether a token's chance is anything but what the network gives it."""
+        return self not in (Sampling(), Sampling(temperature=0))
 
     def scores(self, logits_RV: Tensor, seen_RV: Tensor) -> Tensor:
         """The scores that the choice is made from, (R, V). seen_RV: which tokens each row already has."""
@@ -149,14 +154,16 @@ class _Writing:
     new: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     stopped: Literal["end", "length", "positions"] | None = None
+    score: float | None = None
 
 
 @torch.no_grad()
 def generate(
     network: Network,
     tokens: Tokens,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | Sequence[int]],
     *,
+    beams: int | BeamSettings = 1,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -164,13 +171,17 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int = 0,
     stop_at_end: bool = True,
+    ends: Iterable[int] = (),
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Generated]:
     """Continue each prompt, or write what it becomes (encoder-decoders); see Sampling for how tokens are chosen.
 
-    A continuation depends on (seed, prompt, how many times the same prompt came before), not on what else is in the batch.
-    on_text is given (number of the prompt, new text) as it comes. Raises UserError for an encoder, for settings that make no
-    sense, and for a prompt that is empty (where the tokenizer has nothing to begin with) or longer than the positions.
+    A prompt is a text, or ids with all special tokens. beams: more than one, or their settings, for the likeliest text that a
+    beam search finds, in which nothing is drawn. A continuation depends on (seed, prompt, how many times the same prompt came
+    before), not on what else is in the batch; prompts of about the same length are continued together. ends: ids that stop a
+    text beside those that the tokenizer and the model folder name. on_text is given (number of the prompt, new text) as it comes.
+    Raises UserError for an encoder, for settings that make no sense, and for a prompt that is empty (where the tokenizer has
+    nothing to begin with) or longer than the positions.
     """
     if network.judges:
         raise UserError(f"generate: {article(network.config.family)} writes nothing: it {network.judges}")
@@ -182,28 +193,36 @@ def generate(
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens {max_new_tokens}: it must be at least 1")
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    searching = BeamSettings(beams) if isinstance(beams, int) else beams
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     writings = list(_begin(network, tokens, prompts, max_new_tokens, seed))
-    ends = _ends(network, tokens) if stop_at_end else frozenset()
-    longest = max((len(one.source) + len(one.ids) + one.limit for one in writings), default=1)
-    rows = max(1, min(ROWS, PLACES // longest))
+    stops = _ends(network, tokens) | frozenset(ends) if stop_at_end else frozenset(ends)
+    if searching != BeamSettings(1):
+        if sampling.changes:
+            raise UserError("beams: a beam search draws nothing; leave out temperature, top_k, top_p and repetition_penalty")
+        _search(network, tokens, writings, searching, max_new_tokens, stops, on_text)
+        return [_result(writing, max_new_tokens) for writing in writings]
     with in_mode(network):
-        for first in range(0, len(writings), rows):
-            _write(network, tokens, writings[first : first + rows], sampling, ends, on_text)
+        for group in groups([len(one.source) + len(one.ids) + one.limit for one in writings], ROWS, PLACES):
+            _write(network, tokens, [writings[index] for index in group], sampling, stops, on_text)
     return [_result(writing, max_new_tokens) for writing in writings]
 
 
-def _begin(network: Writer, tokens: Tokens, prompts: list[str], max_new_tokens: int, seed: int) -> Iterator[_Writing]:
+def _begin(
+    network: Writer, tokens: Tokens, prompts: Sequence[str | Sequence[int]], max_new_tokens: int, seed: int
+) -> Iterator[_Writing]:
     """What each prompt starts from: its ids, its room and its randomness."""
     longest = network.config.length
     before: Counter[str] = Counter()
-    for index, (prompt, encoded) in enumerate(zip(prompts, tokens.encode(prompts, named=True), strict=True)):
-        if isinstance(network, Seq2Seq):
-            source = given = [*tokens.prefix, *encoded, *tokens.suffix]
-            ids = [network.config.decoder_start]
+    for index, given in enumerate(prompts):
+        if isinstance(given, str):
+            prompt, [encoded] = given, tokens.encode([given], named=True)
+            given = [*tokens.prefix, *encoded]
+            # the end of a text is the beginning of the next
+            given = [*given, *tokens.suffix] if isinstance(network, Seq2Seq) else given or [*tokens.suffix[-1:]]
         else:
-            ids = given = [*tokens.prefix, *encoded] or [*tokens.suffix[-1:]]  # the end of a text is the beginning of the next
-            source = []
+            prompt, given = tokens.decode(given), list(given)
+        source, ids = (given, [network.config.decoder_start]) if isinstance(network, Seq2Seq) else ([], given)
         if not given:
             raise UserError(f"prompt {index + 1} is empty, and this tokenizer has no token that begins a text; give some text")
         if len(given) > longest:
@@ -227,45 +246,50 @@ def _write(
 ) -> None:
     """Continue a batch until every row has stopped; rows that have are taken out."""
     device = network.device
-    counts = torch.tensor([len(writing.ids) for writing in writings], device=device)
-    tokens_RT = torch.full((len(writings), int(counts.max())), tokens.pad, device=device)
     seen_RV = torch.zeros(len(writings), network.config.vocabulary, dtype=torch.bool, device=device)
     for row, writing in enumerate(writings):
-        ids = torch.tensor(writing.ids, device=device)
-        tokens_RT[row, : len(ids)] = ids
-        seen_RV[row, ids] = True
-    cache, read = _reader(network, tokens, writings)
-    hidden_RTD = read(cache.take(tokens_RT, counts))
-    last_RD = hidden_RTD[torch.arange(len(writings), device=device), counts - 1]
+        seen_RV[row, writing.ids] = True
+    sources = [writing.source for writing in writings]
+    source = packed_rows(sources, tokens.pad, device) if isinstance(network, Seq2Seq) else None
+    places = max(len(writing.ids) + writing.limit - 1 for writing in writings)
+    cache, last_RD = begin(network, [writing.ids for writing in writings], places, tokens.pad, source)
     while True:
         logits_RV = network.logits(last_RD)
         logits_RV[:, tokens.size :] = float("-inf")  # ids that only pad the vocabulary are no tokens
         chosen = sampling.choose(logits_RV, seen_RV, [writing.random for writing in writings])
         for writing, token in zip(writings, chosen, strict=True):
             _add(writing, token, ends, on_text)
-        going = [row for row, writing in enumerate(writings) if writing.stopped is None]
-        if not going:
+        order = compact([writing.stopped is None for writing in writings])
+        if not order:
             return
-        if len(going) < len(writings):
-            writings = [writings[row] for row in going]
-            kept = torch.tensor(going, device=device)
-            cache.keep(kept)
+        if len(order) < len(writings):
+            writings = [writings[row] for row in order]
+            kept = torch.tensor(order, device=device)
+            cache.reorder(kept)
             seen_RV = seen_RV[kept]
-        new_R1 = torch.tensor([writing.new[-1:] for writing in writings], device=device)
-        seen_RV.scatter_(1, new_R1, True)
-        last_RD = read(cache.take(new_R1))[:, 0]
+        new_R = torch.tensor([writing.new[-1] for writing in writings], device=device)
+        seen_RV.scatter_(1, new_R[:, None], True)
+        last_RD = go_on(network, cache, new_R)
 
 
-def _reader(
-    network: Writer, tokens: Tokens, writings: list[_Writing]
-) -> tuple[Cache, Callable[[Packed], Tensor]]:
-    """An empty cache for a batch, and the hidden states of what it takes, which it then remembers."""
-    places = max(len(writing.ids) + writing.limit - 1 for writing in writings)
-    if isinstance(network, Seq2Seq):
-        answers = network.cache(packed_rows([writing.source for writing in writings], tokens.pad, network.device), places)
-        return answers, lambda packed: network.write(packed, answers)
-    cache = network.cache(len(writings), places)
-    return cache, lambda packed: network(packed, cache)
+def _search(
+    network: Writer,
+    tokens: Tokens,
+    writings: list[_Writing],
+    settings: BeamSettings,
+    max_new_tokens: int,
+    ends: frozenset[int],
+    on_text: Callable[[int, str], None] | None,
+) -> None:
+    """Write the best text that a beam search finds."""
+    texts = [writing.source or writing.ids for writing in writings]
+    found = beam_search(network, texts, settings, max_new_tokens=max_new_tokens, ends=ends, pad=tokens.pad, tokens=tokens.size)
+    for writing, beams in zip(writings, found, strict=True):
+        if not beams:
+            raise UserError(f"prompt {writing.index + 1}: everything is forbidden; raise no_repeat_ngram_size or set it to 0")
+        writing.score = beams[0].score
+        for token in beams[0].tokens:
+            _add(writing, token, ends, on_text)
 
 
 def _add(writing: _Writing, token: int, ends: frozenset[int], on_text: Callable[[int, str], None] | None) -> None:
@@ -289,7 +313,7 @@ def _result(writing: _Writing, max_new_tokens: int) -> Generated:
     assert writing.stopped is not None, "a continuation is handed out when it has stopped"
     short = writing.stopped == "length" and writing.limit < max_new_tokens
     text = "".join(writing.pieces)
-    return Generated(writing.prompt, text, tuple(writing.new), "positions" if short else writing.stopped)
+    return Generated(writing.prompt, text, tuple(writing.new), "positions" if short else writing.stopped, writing.score)
 
 
 def _ends(network: Network, tokens: Tokens) -> frozenset[int]:

@@ -9,7 +9,7 @@ from yanmo.layers.attention import Attention, AttentionConfig, Memory, attend
 from yanmo.layers.block import Block, BlockConfig, CrossBlock
 from yanmo.layers.buckets import RelativeBias, RelativeConfig
 from yanmo.layers.cross import CrossAttention, Read
-from yanmo.layers.embedding import Embedding, EmbeddingConfig
+from yanmo.layers.embedding import Embedding, EmbeddingConfig, look_up
 from yanmo.layers.experts import Experts, experts_of, regularise, regularisers
 from yanmo.layers.feedforward import FeedForward, FeedForwardConfig
 from yanmo.layers.head import HeadConfig, VocabularyHead
@@ -17,7 +17,7 @@ from yanmo.layers.linear import Linear, weight_gradient
 from yanmo.layers.norm import NormConfig, build_norm
 from yanmo.layers.rotary import RotaryConfig, rotate
 from yanmo.layers.routing import ExpertsConfig
-from yanmo.layers.start import StartConfig, start_weights
+from yanmo.layers.start import StartConfig, draw, start_weights
 from yanmo.layers.view import View
 
 __all__ = [
@@ -47,7 +47,9 @@ __all__ = [
     "VocabularyHead",
     "attend",
     "build_norm",
+    "draw",
     "experts_of",
+    "look_up",
     "regularise",
     "regularisers",
     "rotate",

@@ -108,7 +108,8 @@ def attend_plain(
     """Two matrix products and a softmax. Heads of a group share one product: keys and values are never repeated."""
     rows, heads, length, width = query.shape
     grouped = (rows, key.shape[1], -1, width)  # (R, K, H / K * T, W)
-    key = key.contiguous()  # transposing a strided view would make matmul gather it number by number
+    if key.stride(0) != key.shape[1] * key.stride(1):  # transposed, such a view would be gathered by matmul number by number
+        key = key.contiguous()
     scores = (query * (width**-0.5 if scale is None else scale)).reshape(grouped) @ key.transpose(-2, -1)
     scores = scores.view(rows, heads, length, -1)
     mask = view.mask_for(scores, length, scores.shape[-1])

@@ -16,7 +16,9 @@ Read = tuple[Tensor, Tensor]
 
 
 class CrossAttention(nn.Module):
-    """Queries from what is written, keys and values from what is read; no positions: those are in the hidden states."""
+    """Queries from what is written, keys and values from what is read; no positions: those are in the hidden states.
+
+    Where there are n times as many rows as sources, each source is read by n rows side by side, as if they were one."""
 
     def __init__(self, width: int, config: AttentionConfig):
         super().__init__()
@@ -36,6 +38,6 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_RUD: Tensor, read: Read, view: View) -> Tensor:  # (R, U, D)
         config = self.config
-        query = self.query(x_RUD).unflatten(-1, (-1, config.head_width)).transpose(1, 2)
+        query = self.query(x_RUD).view(len(read[0]), -1, config.heads, config.head_width).transpose(1, 2)
         mixed = attend(query, *read, view, config.dropout if self.training else 0.0, config.scale)
-        return self.out_dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        return self.out_dropout(self.out(mixed.transpose(1, 2).reshape(*x_RUD.shape[:2], -1)))

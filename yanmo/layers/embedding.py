@@ -32,12 +32,19 @@ class EmbeddingConfig:
     """The width that a last layer makes of the tables' (ELECTRA); None where it is the same."""
 
 
+class Table(nn.Embedding):
+    """The rows of tokens; see `look_up`."""
+
+    def forward(self, input: Tensor) -> Tensor:  # (...) -> (..., D)
+        return look_up(self.weight, input, self.padding_idx)
+
+
 class Embedding(nn.Module):
     def __init__(self, config: EmbeddingConfig, tokens: nn.Embedding | None = None):
         """`tokens`: a table that is shared with another embedding."""
         super().__init__()
         self.config = config
-        self.tokens = tokens or nn.Embedding(config.vocabulary, config.width, padding_idx=config.padding)
+        self.tokens = tokens or Table(config.vocabulary, config.width, padding_idx=config.padding)
         self.positions = nn.Embedding(config.positions, config.width) if config.positions else None
         self.types = nn.Embedding(config.types, config.width) if config.types else None
         self.norm = build_norm(config.width, config.norm)
@@ -45,7 +52,7 @@ class Embedding(nn.Module):
         self.project = Linear(config.width, config.projected) if config.projected else nn.Identity()
 
     def forward(self, packed: Packed) -> Tensor:  # (R, T, D)
-        x_RTD = look_up(self.tokens.weight, packed.tokens, self.config.padding)
+        x_RTD = self.tokens(packed.tokens)
         table = None if self.positions is None else self.positions.weight
         if self.types is not None:
             if packed.types is not None and self.config.types > 1:

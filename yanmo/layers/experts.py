@@ -81,7 +81,7 @@ def regularisers(network: nn.Module) -> Mapping[str, float]:
     if not found:
         return {}
     config = found[0].config                              # all have the same
-    weights = {"balance": config.balance} if config.router == "top-k" else {}
+    weights = {"balance": config.balance_weight} if config.router == "top-k" or config.balance_weight else {}
     weights |= {"expert_load": 0.0, "dropped_tokens": 0.0}
     return weights | ({"assignment_optimum": 0.0} if config.router == "balanced" else {})
 

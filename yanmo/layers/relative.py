@@ -151,7 +151,7 @@ def attend_relative(
     scores stay in its cache on their way through a dozen passes; elsewhere all at once.
     """
     inputs = (query, key_value, far, content_bias, distance_bias, apart)
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in inputs)):
         return _forward(inputs, view, dropout, keeps=False)[0]
     return _Attend.apply(*inputs, view, dropout)  # pyright: ignore[reportReturnType]
 

@@ -23,31 +23,44 @@ from yanmo.layers.assignment import assign
 class ExpertsConfig:
     number: int
     router: Literal["top-k", "expert-choice", "balanced"] = "top-k"
-    top_k: int = 2
-    """Experts of a token (top-k)."""
+    top_k: int | None = None
+    """Experts of a token: by default 2 of top-k, 1 of balanced."""
     normed: bool = True
     """The gates of a token's experts add up to 1 (Mixtral); else they are the router's probabilities (Fedus et al.)."""
     capacity: float | None = None
     """top-k: the most tokens of an expert while training, as a multiple of an even share; expert-choice: the experts that a
     token meets on average."""
-    balance: float = 0.01
-    """Weight of the balance loss (top-k)."""
+    balance: float | None = None
+    """Weight of the balance loss: by default 0.01, and 0 of balanced with one expert of a token."""
     pooled: bool = False
     """The balance loss is that of all blocks together, as transformers' Mixtral has it, and not the mean of each block's."""
 
     @property
+    def each(self) -> int:
+        """The experts of every token (top-k, balanced)."""
+        return self.top_k or {"top-k": 2, "balanced": 1}[self.router]
+
+    @property
+    def balance_weight(self) -> float:
+        """0: there is no balance loss, or it is only measured (top-k)."""
+        if self.balance is not None:
+            return self.balance
+        return 0.01 if self.router == "top-k" or (self.router == "balanced" and self.each > 1) else 0.0
+
+    @property
     def met(self) -> float:
         """The experts that a token meets on average."""
-        return {"top-k": float(self.top_k), "expert-choice": self.capacity or 0.0, "balanced": 1.0}[self.router]
+        return self.capacity or 0.0 if self.router == "expert-choice" else float(self.each)
 
 
 @dataclass(frozen=True)
 class Routes:
     """tokens: (M,) token of each pair, sorted by expert; gates: (M,) float32, with gradient; counts: the pairs of each expert.
 
-    shares, probabilities: (E,) what the balance loss is made of: experts' pairs a token, before any is dropped, and mean
-    probabilities, with gradient; None where nothing is balanced. dropped: the share of tokens (top-k: of pairs) that no expert
-    takes. optimum: a lower bound of how good the assignment is (see yanmo.layers.assignment), None where there was none.
+    shares, probabilities: (E,) what the balance loss is made of: pairs a token as tokens pick them, before any is dropped or
+    assigned; mean probabilities, with gradient. None where there is no such loss. dropped: the share of tokens (top-k: of
+    pairs) that no expert takes. optimum: a lower bound of how good the assignment is (see yanmo.layers.assignment), None where
+    there was none.
     """
 
     tokens: Tensor
@@ -74,7 +87,7 @@ def top_k(scores_NE: Tensor, documents: Tensor, config: ExpertsConfig, training:
     choices come before second ones, and tokens in their order (Lepikhin et al. 2020, arXiv:2006.16668, algorithm 1)."""
     tokens, experts = scores_NE.shape
     probabilities_NE = scores_NE.softmax(-1)
-    gates_NK, picked_NK = probabilities_NE.topk(config.top_k, dim=-1)
+    gates_NK, picked_NK = probabilities_NE.topk(config.each, dim=-1)
     if config.normed:
         gates_NK = gates_NK / gates_NK.sum(-1, keepdim=True)
     picked, order = picked_NK.t().flatten().sort(stable=True)  # by expert, then by choice, then by place in the text
@@ -117,9 +130,12 @@ def expert_choice(scores_NE: Tensor, documents: Tensor, config: ExpertsConfig, t
 
 
 def balanced(scores_NE: Tensor, documents: Tensor, config: ExpertsConfig, training: bool) -> Routes:
-    """While training, the assignment of the greatest total score in which all experts have the same number of tokens (or one
-    more or less); otherwise every token goes to its best expert. The gate is the score's sigmoid (section 3.1).
+    """While training, the assignment of the greatest total score in which a token has K experts and all experts have the same
+    number of tokens (or one more or less); otherwise a token goes to its K best.
 
+    The gate of a single expert is the score's sigmoid (section 3.1); those of several add up to 1, in the proportion of the
+    router's probabilities, as with top_k: a router that also sets how much all of them count learns less of which to prefer.
+    The balance loss is of what tokens would pick: the less that differs from what they get, the less an even load costs.
     An assignment depends on later tokens, too; so what is held out is never assigned (section 3.2.2).
     Raises UserError for fewer tokens than experts while training.
     """
@@ -131,13 +147,23 @@ def balanced(scores_NE: Tensor, documents: Tensor, config: ExpertsConfig, traini
                 f"a micro-batch of {tokens} tokens cannot be shared out to {experts} experts; "
                 "raise training.micro_rows or training.length, or lower model.experts.number"
             )
-        found, optimum = assign(scores_NE.detach().double().cpu().numpy())
-        picked_N = torch.from_numpy(found).to(scores_NE.device)
+        found, optimum = assign(scores_NE.detach().double().cpu().numpy(), config.each)
+        taken_NE = torch.from_numpy(found).to(scores_NE.device)
     else:
-        picked_N = scores_NE.argmax(-1)
-    picked, order = picked_N.sort(stable=True)
-    gates = scores_NE[order, picked].sigmoid()
-    return Routes(order, gates, torch.bincount(picked, minlength=experts).tolist(), optimum=optimum)
+        taken_NE = _best(scores_NE, config.each)
+    gates_NE = scores_NE.sigmoid() if config.each == 1 else scores_NE.masked_fill(~taken_NE, -math.inf).softmax(-1)
+    expert, order = taken_NE.t().nonzero(as_tuple=True)
+    routes = Routes(order, gates_NE[order, expert], taken_NE.sum(0).tolist(), optimum=optimum)
+    if not config.balance_weight:
+        return routes
+    shares = _best(scores_NE, config.each).sum(0) / max(1, tokens)
+    return replace(routes, shares=shares, probabilities=scores_NE.softmax(-1).mean(0))
+
+
+def _best(scores_NE: Tensor, top_k: int) -> Tensor:
+    """Each token's best experts, (N, E) bool."""
+    best_NK = scores_NE.topk(top_k, dim=-1).indices
+    return torch.zeros_like(scores_NE, dtype=torch.bool).scatter_(1, best_NK, True)
 
 
 ROUTERS: dict[str, Router] = {"top-k": top_k, "expert-choice": expert_choice, "balanced": balanced}

@@ -109,13 +109,14 @@ class View:
     @staticmethod
     def across(target: Packed, source: Packed, dtype: torch.dtype) -> View:
         """From the places of a target to those of a source: document n of a row looks at document n of the same row. Padding
-        looks where the row's first document does, so that it sees something."""
+        looks where the row's first document does, so that it sees something. Several target rows, side by side, may read one
+        source row: their places are then those of one row."""
         if target.whole and source.whole:
             return View(seen=Seen())
-        first = source.documents[:, :1]
-        seen = Seen(torch.where(target.documents > 0, target.documents, first), source.documents.contiguous())
+        first, documents = source.documents[:, :1], target.documents.reshape(len(source.documents), -1)
+        seen = Seen(torch.where(documents > 0, documents, first), source.documents.contiguous())
         like = torch.empty(0, dtype=dtype, device=source.tokens.device)
-        return View(None if _without_mask(like) else seen.mask(target.tokens.shape[1], source.tokens.shape[1], like), seen=seen)
+        return View(None if _without_mask(like) else seen.mask(documents.shape[1], source.tokens.shape[1], like), seen=seen)
 
     @staticmethod
     def of_memory(
