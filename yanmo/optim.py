@@ -12,8 +12,10 @@ Letters: P numbers in all parameters, B matrices of one shape, M rows and N colu
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -140,15 +142,21 @@ class Weights:
             self.ranges.append(slice(start, size))
         device = next(iter(self.parameters.values())).device
         self.masters = torch.zeros(size, device=device)
-        self.gradient = torch.zeros(size, device=device)
+        self.sum = GradientSum(self, torch.zeros(size, device=device))
+        self._into = self.sum
         self.values = self.masters if dtype == torch.float32 else torch.zeros(size, dtype=dtype, device=device)
-        self._seen: set[str] = set()
+        self._apart: Apart | None = None
         self._hooks = []
         for name, parameter in self.parameters.items():
             self.view(self.masters, name).copy_(parameter.data)
             parameter.data = self.view(self.values, name)
             self._hooks.append(parameter.register_post_accumulate_grad_hook(self._accumulate(name)))
         self.refresh()
+
+    @property
+    def gradient(self) -> Tensor:
+        """Summed over backward passes, (P,)."""
+        return self.sum.flat
 
     def view(self, flat: Tensor, name: str) -> Tensor:
         """The part of a flat tensor (P,) that belongs to a parameter, in the parameter's shape."""
@@ -166,13 +174,26 @@ class Weights:
 
     def begin(self) -> None:
         """Forget the gradient: what comes next starts a new sum."""
-        self._seen.clear()
+        self.sum.begin()
 
     def finish(self) -> Tensor:
         """The summed gradient (P,), zero where a parameter had none."""
-        for name in self.parameters.keys() - self._seen:
-            self.view(self.gradient, name).zero_()
-        return self.gradient
+        return self.sum.finish()
+
+    def apart(self, count: int) -> Apart:
+        """Room for so many gradients beside `gradient`, the same for every step."""
+        if self._apart is None or len(self._apart.sums) != count:
+            self._apart = Apart(self, count)
+        return self._apart
+
+    @contextmanager
+    def into(self, sum_: GradientSum) -> Iterator[None]:
+        """Inside, gradients are added to another sum than `gradient`."""
+        self._into = sum_
+        try:
+            yield
+        finally:
+            self._into = self.sum
 
     def release(self) -> None:
         """Give the parameters back to the module in fp32, each with memory of its own."""
@@ -182,18 +203,82 @@ class Weights:
             parameter.data = self.view(self.masters, name).clone()
 
     def _accumulate(self, name: str):
-        place = self.view(self.gradient, name)
-
         def add(parameter: Tensor) -> None:
             assert parameter.grad is not None, "the hook runs after a gradient has been made"
-            if name in self._seen:
-                add_to(place, parameter.grad)
-            else:
-                place.copy_(parameter.grad)  # the first of a sum: saves a pass that zeroes
-                self._seen.add(name)
+            self._into.add(name, parameter.grad)
             parameter.grad = None
 
         return add
+
+
+class GradientSum:
+    """A gradient that is summed over backward passes in a flat tensor (P,), in fp32."""
+
+    def __init__(self, weights: Weights, flat: Tensor):
+        self.flat, self._places = flat, weights.named(flat)
+        self._seen: set[str] = set()
+
+    def begin(self) -> None:
+        """Forget it: what comes next starts a new sum."""
+        self._seen.clear()
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        """Add a parameter's gradient."""
+        if name in self._seen:
+            add_to(self._places[name], gradient)
+        else:
+            self._places[name].copy_(gradient)           # the first of a sum: saves a pass that zeroes
+            self._seen.add(name)
+
+    def finish(self) -> Tensor:
+        """The sum (P,), zero where a parameter had none."""
+        for name in self._places.keys() - self._seen:
+            self._places[name].zero_()
+        self.keep()
+        return self.flat
+
+    def keep(self) -> None:
+        """Take what is in the tensor for the sum."""
+        self._seen = set(self._places)
+
+
+class Apart:
+    """The gradients of several groups of losses, (P,) each, and how they become one. K: groups."""
+
+    def __init__(self, weights: Weights, count: int):
+        self._weights = weights
+        self.sums = [GradientSum(weights, torch.zeros_like(weights.gradient)) for _ in range(count)]
+
+    def products(self, names: Collection[str]) -> Tensor:
+        """The inner products (K, K) of the gradients by these parameters, in double precision, on the CPU."""
+        flats = [one.flat for one in self.sums]
+        found = torch.zeros(len(flats), len(flats), dtype=torch.float64)
+        for place in self._stretches(names):
+            for row, first in enumerate(flats):
+                for column in range(row + 1):
+                    found[row, column] += torch.dot(first[place], flats[column][place]).item()
+        return found + found.tril(-1).T
+
+    def join(self, factors: Sequence[float], names: Collection[str]) -> None:
+        """Let the gradient be their sum, in which each counts so much by these parameters, and once by all others."""
+        joined = self._weights.sum.flat.zero_()
+        for one in self.sums:
+            joined.add_(one.flat)
+        for place in self._stretches(names):
+            joined[place].zero_()
+            for one, factor in zip(self.sums, factors, strict=True):
+                joined[place].add_(one.flat[place], alpha=factor)
+        self._weights.sum.keep()
+
+    def _stretches(self, names: Collection[str]) -> list[slice]:
+        """The fewest places of the flat tensors that have these parameters and no other."""
+        found: list[slice] = []
+        places = [*self._weights.places.items(), ("", self._weights.gradient.numel())]
+        for (name, start), (_, end) in itertools.pairwise(places):
+            if name in names:
+                before = found.pop() if found and found[-1].stop == start else slice(start, start)
+                found.append(slice(before.start, end))
+        return found
 
 
 def add_to(wide: Tensor, x: Tensor) -> None:
@@ -214,16 +299,18 @@ class Muon:
     key, value) is taken apart first.
     """
 
-    def __init__(self, weights: Weights, place: slice, names: list[str], decay: float):
+    def __init__(self, weights: Weights, place: slice, names: list[str], decay: float, paces: Mapping[str, float]):
+        """`place` holds the matrices of these names. paces: what the rate of each is multiplied by, 1 if not said."""
         self.weights, self.place, self.decay = weights, place, decay
         self.momentum = torch.zeros_like(weights.masters[place])
-        self.shapes: dict[tuple[int, int], list[tuple[int, tuple[int, int]]]] = {}
+        self.shapes: dict[tuple[int, int], list[tuple[int, tuple[int, int], float]]] = {}
+        self.stretches = _stretches(weights, place, paces)
         for name in names:
             parameter = weights.parameters[name]
             start = weights.places[name] - place.start
             for rows in getattr(parameter, "parts", (parameter.shape[0],)):
                 shape = (rows, parameter.shape[1])
-                self.shapes.setdefault(shape, []).append((start, shape))
+                self.shapes.setdefault(shape, []).append((start, shape, paces.get(name, 1.0)))
                 start += rows * shape[1]
             end = weights.places[name] - place.start + parameter.numel()
             assert start == end, f"the parts of {name} are not its rows: {parameter.shape[0]}"
@@ -234,15 +321,16 @@ class Muon:
         masters, update = self.weights.masters[self.place], self.weights.gradient[self.place]
         self.momentum.lerp_(update, 1 - MOMENTUM)
         update.lerp_(self.momentum, MOMENTUM)  # Nesterov
-        masters.mul_(1 - rate * self.decay)
+        for place, pace in self.stretches:
+            self.weights.masters[place].mul_(1 - rate * pace * self.decay)
         for (rows, columns), places in self.shapes.items():
             dtype = self.weights.values.dtype
             updates_BMN = torch.empty(len(places), rows, columns, dtype=dtype, device=masters.device)
-            for matrix, (start, shape) in zip(updates_BMN, places, strict=True):
+            for matrix, (start, shape, _) in zip(updates_BMN, places, strict=True):
                 matrix.copy_(update.narrow(0, start, rows * columns).view(shape))
             scale = 0.2 * math.sqrt(max(rows, columns))  # as large as AdamW's update usually is
-            for matrix, (start, shape) in zip(orthogonal(updates_BMN), places, strict=True):
-                masters.narrow(0, start, rows * columns).view(shape).add_(matrix, alpha=-rate * scale)
+            for matrix, (start, shape, pace) in zip(orthogonal(updates_BMN), places, strict=True):
+                masters.narrow(0, start, rows * columns).view(shape).add_(matrix, alpha=-rate * pace * scale)
 
 
 def orthogonal(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
@@ -260,27 +348,69 @@ def orthogonal(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+def _by_pace(group: dict[str, nn.Parameter], paces: Mapping[str, float]) -> dict[str, nn.Parameter]:
+    """Parameters of one pace side by side, otherwise in their order."""
+    return dict(sorted(group.items(), key=lambda entry: paces.get(entry[0], 1.0)))
+
+
+def _stretches(weights: Weights, place: slice, paces: Mapping[str, float]) -> list[tuple[slice, float]]:
+    """A place of the flat tensor cut up where the pace changes: as many passes as there are paces, not parameters."""
+    found: list[tuple[slice, float]] = []
+    for name, start in weights.places.items():
+        pace = paces.get(name, 1.0)
+        if place.start <= start < place.stop and (not found or found[-1][1] != pace):
+            found = [*found[:-1], *((slice(was.start, start), own) for was, own in found[-1:]), (slice(start, place.stop), pace)]
+    return found
+
+
+class Frozen:
+    """The parameters of a module that nobody moves: computed with in the trainer's type of numbers, and given back as the very
+    tensors that they were. Buffers are left alone."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype):
+        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        self._kept = [(parameter, parameter.data) for parameter in frozen if parameter.dtype == torch.float32 != dtype]
+        for parameter, values in self._kept:
+            parameter.data = values.to(dtype)
+
+    def release(self) -> None:
+        for parameter, values in self._kept:
+            parameter.data = values
+
+
 class Optimizer:
     """AdamW, or Muon with AdamW, on fp32 masters: `weights.begin`, backward passes, `norm`, then `step` clips and moves."""
 
     def __init__(
-        self, module: nn.Module, training: recipe.Training, width: int, dtype: torch.dtype, player: nn.Module | None = None
+        self,
+        module: nn.Module,
+        training: recipe.Training,
+        width: int,
+        dtype: torch.dtype,
+        player: nn.Module | None = None,
+        paces: Mapping[str, float] | None = None,
     ):
-        """`player`: the part of the module whose parameters are moved, by default all of it."""
-        self.training = training
+        """`player`: the part of the module whose parameters are moved, by default all of it. paces: what the learning rate of
+        a parameter is multiplied by, by its name in the module, 1 if not said."""
+        self.training, paces = training, paces or {}
         found = roles(module, player)
-        self.weights = Weights([found.matrices, found.others, found.plain], dtype)
+        groups = [_by_pace(group, paces) for group in (found.matrices, found.others, found.plain)]
+        self.weights = Weights(groups, dtype)
         self.rate = training.learning_rate or default_learning_rate(training.optimizer, width)
         self.matrix_rate = training.matrix_learning_rate or self.rate
         matrices, others, plain = self.weights.ranges
         self.muon = None
         if training.optimizer == "muon" and found.matrices:
-            self.muon = Muon(self.weights, matrices, list(found.matrices), training.weight_decay)
+            self.muon = Muon(self.weights, matrices, list(found.matrices), training.weight_decay, paces)
             matrices = slice(matrices.stop, matrices.stop)
-        flat = [(slice(matrices.start, others.stop), training.weight_decay), (plain, 0.0)]
-        flat = [(place, decay) for place, decay in flat if place.start < place.stop]
-        self._flat = [(place, nn.Parameter(self.weights.masters[place])) for place, _ in flat]
-        groups = [{"params": [part], "weight_decay": flat[i][1]} for i, (_, part) in enumerate(self._flat)]
+        decayed = _stretches(self.weights, slice(matrices.start, others.stop), paces)
+        flat = [(place, pace, training.weight_decay) for place, pace in decayed]
+        flat += [(place, pace, 0.0) for place, pace in _stretches(self.weights, plain, paces)]
+        self._flat = [(place, nn.Parameter(self.weights.masters[place])) for place, *_ in flat]
+        groups = [
+            {"params": [part], "weight_decay": decay, "pace": pace}
+            for (_, part), (_, pace, decay) in zip(self._flat, flat, strict=True)
+        ]
         # On 2 Xeon cores, 23 million numbers: fused 18 ms, foreach 77 ms, one after another 79 ms.
         self.adamw = torch.optim.AdamW(groups, lr=self.rate, betas=BETAS, fused=True) if groups else None
         self._state: list[dict[str, Tensor]] = []
@@ -308,7 +438,7 @@ class Optimizer:
             self.weights.gradient.mul_(self.training.clip / norm)
         if self.adamw is not None:
             for group in self.adamw.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["pace"]
             self.adamw.step()
         if self.muon is not None:
             self.muon.step(matrix_rate)

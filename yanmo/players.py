@@ -9,16 +9,21 @@ from torch import Tensor
 
 from yanmo import recipe
 from yanmo.objectives.objective import Moment, Objective
-from yanmo.optim import Optimizer
+from yanmo.optim import Frozen, Optimizer
 
 
 class Players:
-    """Optimizers by player. What they hold goes into a checkpoint under the objective's own names of parameters."""
+    """Optimizers by player. What they hold goes into a checkpoint under the objective's own names of parameters; what is frozen
+    is not in it."""
 
     def __init__(self, objective: Objective, training: recipe.Training, dtype: torch.dtype):
         width = objective.network.config.width
-        parts = objective.players()
-        self._optimizers = {name: Optimizer(objective, training, width, dtype, part) for name, part in parts.items()}
+        paces = objective.paces()
+        unknown = sorted(paces.keys() - {name for name, _ in objective.named_parameters()})
+        assert not unknown, f"paces are of parameters that there are, not of {', '.join(unknown)}"
+        self._frozen = Frozen(objective, dtype)
+        parts = objective.players().items()
+        self._optimizers = {name: Optimizer(objective, training, width, dtype, part, paces) for name, part in parts}
         moved = [name for optimizer in self._optimizers.values() for name in optimizer.weights.parameters]
         learned = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
         assert sorted(moved) == sorted(learned), "every parameter that is learned belongs to one player"
@@ -57,6 +62,7 @@ class Players:
             optimizer.weights.refresh()
 
     def release(self) -> None:
-        """Give the parameters back to the objective in fp32."""
+        """Give the parameters back to the objective in fp32, those that are frozen as they were."""
         for optimizer in self._optimizers.values():
             optimizer.weights.release()
+        self._frozen.release()

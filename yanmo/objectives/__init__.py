@@ -20,12 +20,13 @@ from yanmo.objectives.fill_in_the_middle import FillInTheMiddle
 from yanmo.objectives.hybrid import Hybrid
 from yanmo.objectives.latent import Elbo, ElboBatch
 from yanmo.objectives.masked import Masked, MaskedBatch
-from yanmo.objectives.mixture import Mixture, MixtureBatch, Part, named_apart
+from yanmo.objectives.mixture import Mixture, Part, named_apart
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.objectives.permuted import Permuted, PermutedBatch
 from yanmo.objectives.prefix import Prefix
 from yanmo.objectives.replaced import Replaced, ReplacedBatch
 from yanmo.objectives.rewriting import Rewriting, RewrittenBatch
+from yanmo.objectives.several import Several, SeveralBatch
 from yanmo.objectives.span_corruption import SpanCorruption
 from yanmo.recipe import KIND_OF, MixtureObjective, Recipe, article, families_of
 from yanmo.tokenizer import Tokens
@@ -63,7 +64,12 @@ def build_objective(recipe: Recipe, network: Network, tokens: Tokens, folder: st
     """The recipe's objective on a network. `folder`: the model folder that the network is from; companions that were kept in it
     are gone on with. Raises UserError where network, tokenizer, companions and objective do not fit together.
     """
-    settings, family = recipe.objective, network.config.family
+    return objective_on(network, tokens, recipe.objective, folder)
+
+
+def objective_on(network: Network, tokens: Tokens, settings: Any, folder: str | Path | None = None) -> Objective:
+    """What `build_objective` makes, by the objective's own section."""
+    family = network.config.family
     for section in (settings, *settings.sections):
         if KIND_OF[family] not in section.fits:
             raise UserError(
@@ -101,7 +107,6 @@ __all__ = [
     "Masked",
     "MaskedBatch",
     "Mixture",
-    "MixtureBatch",
     "Objective",
     "Permuted",
     "PermutedBatch",
@@ -110,6 +115,9 @@ __all__ = [
     "ReplacedBatch",
     "Rewriting",
     "RewrittenBatch",
+    "Several",
+    "SeveralBatch",
     "SpanCorruption",
     "build_objective",
+    "objective_on",
 ]

@@ -19,10 +19,14 @@ from yanmo.batch import Packed, Row
 from yanmo.errors import UserError
 from yanmo.layers import Attention
 from yanmo.layers.texts import Texts
+from yanmo.models.decoder import Decoder
+from yanmo.models.encoder import Bidirectional
 from yanmo.models.network import Network, in_mode
+from yanmo.models.recurrent import Recurrent
+from yanmo.models.twostream import TwoStream
 from yanmo.objectives.layout import Text, lay_out
 from yanmo.objectives.objective import Loss, Objective
-from yanmo.recipe import ContrastObjective
+from yanmo.recipe import ContrastObjective, article
 from yanmo.tokenizer import Tokens
 
 VECTOR_KEY = "yanmo_vector"
@@ -30,7 +34,7 @@ VECTOR_KEY = "yanmo_vector"
 PAIRS = 1024
 """Texts whose distances to all others are held at once."""
 
-Vector = Literal["first", "mean"]
+Vector = Literal["first", "mean", "last"]
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,38 @@ class Contrast(Objective):
 
 
 def vectors_of(hidden_RTD: Tensor, packed: Packed, vector: Vector) -> Tensor:
-    """A vector for each text, (S, D) in float32: the hidden state of its first token, or the mean over all its places."""
+    """A vector for each text, (S, D) in float32: the hidden state of its first or last token, or the mean over all its places."""
     texts, hidden = Texts.of(packed), hidden_RTD.flatten(0, 1)
-    if vector == "first":
-        return hidden.index_select(0, texts.firsts).float()
+    if vector != "mean":
+        return hidden.index_select(0, texts.firsts if vector == "first" else texts.firsts + texts.sizes - 1).float()
     return texts.sum(hidden.float()) / texts.sizes[:, None]
+
+
+def known_vectors(network: Network) -> tuple[Vector, ...]:
+    """What a vector of a text can be, the best first. Raises UserError where none of a network's states is of a text alone."""
+    if isinstance(network, Bidirectional | TwoStream):
+        return "mean", "first", "last"
+    if isinstance(network, Decoder | Recurrent):
+        return "last", "mean"
+    raise UserError(f"{article(network.config.family)} has no states of a text alone; use an encoder: bert, roberta, modernbert")
+
+
+def check_vector(network: Network, tokens: Tokens, vector: Vector | None = None) -> Vector:
+    """What is asked for, else what the network was trained for, else the mean of an encoder's states. Raises UserError for other
+    networks that were not trained for any, and for a vector that there is none of."""
+    chosen: Vector | None = vector or network.config.settings.get(VECTOR_KEY)
+    if chosen is None and not isinstance(network, Bidirectional):
+        raise UserError(
+            f"{article(network.config.family)} does not read both ways, so none of its states is of a whole text, and it was not "
+            "trained for that; use an encoder: bert, roberta, modernbert, a discriminator: electra, or adapt it by task retrieval"
+        )
+    known = known_vectors(network)
+    chosen = chosen or known[0]
+    if chosen not in known:
+        raise UserError(f"vector {chosen}: of {article(network.config.family)} there are {', '.join(known)}; take one of these")
+    if chosen == "first" and not tokens.prefix:
+        raise UserError(f"vector first: the tokenizer of this {network.config.family} puts nothing before a text; use mean")
+    return chosen
 
 
 def alignment(first_SD: Tensor, second_SD: Tensor) -> float:

@@ -8,6 +8,7 @@ Letters: N places that have a target, n of them in a chunk, D width, V vocabular
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,13 +26,25 @@ TILE_BYTES = 6 << 20
 """Scores that are widened to float32 at once, on a CPU: what stays in cache from one pass over them to the next."""
 
 
-def cross_entropy(head: VocabularyHead, hidden: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Smoothing:
+    """Label smoothing (Szegedy et al. 2016, arXiv:1512.00567, section 7): of every target so much is shared out evenly among the
+    tokens, the first columns of the vocabulary; those after them only pad it."""
+
+    share: float
+    tokens: int
+
+
+def cross_entropy(
+    head: VocabularyHead, hidden: Tensor, answers: Tensor, smoothing: Smoothing | None = None
+) -> tuple[Tensor, Tensor]:
     """The summed cross entropy in nats and the number of right answers, from hidden (N, D) and answers (N,).
 
     Both are scalars. Statistics are in float32 whatever the scores are in (float64 stays). The gradient is that of
-    F.cross_entropy(head(hidden), answers, reduction="sum"); right are places whose best score is the answer's.
+    F.cross_entropy(head(hidden), answers, reduction="sum"), with smoothing that of (1 - share) times this and `share` times the
+    mean of -log p over the tokens; right are places whose best score is the answer's.
     """
-    return _apply(head, hidden, answers, None)[:2]
+    return _apply(head, hidden, answers, None, smoothing)[:2]
 
 
 def cross_entropy_and_draws(head: VocabularyHead, hidden: Tensor, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,11 +52,13 @@ def cross_entropy_and_draws(head: VocabularyHead, hidden: Tensor, answers: Tenso
     return _apply(head, hidden, answers, torch.rand(len(answers), device=hidden.device))
 
 
-def _apply(head: VocabularyHead, hidden: Tensor, answers: Tensor, random: Tensor | None) -> Any:
+def _apply(
+    head: VocabularyHead, hidden: Tensor, answers: Tensor, random: Tensor | None, smoothing: Smoothing | None = None
+) -> Any:
     features = head.features(hidden)
     weight = head.weight.to(features.dtype)               # nothing, but under autocast
     bias = None if head.bias is None else head.bias.to(features.dtype)
-    return _CrossEntropy.apply(features, weight, bias, answers, random, torch.is_grad_enabled())
+    return _CrossEntropy.apply(features, weight, bias, answers, random, smoothing, torch.is_grad_enabled())
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -55,6 +70,7 @@ class _CrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         answers: Tensor,
         random: Tensor | None,
+        smoothing: Smoothing | None,
         learns: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         wide = torch.promote_types(features.dtype, torch.float32)
@@ -70,9 +86,10 @@ class _CrossEntropy(torch.autograd.Function):
             scores = F.linear(part, weight, bias)
             if random is not None:
                 drawn.append(draw(scores, random[number * CHUNK :][: len(part)]))
-            totals += _to_gradient(scores, asked, wide, learns)
+            totals += _to_gradient(scores, asked, wide, learns, smoothing)
             if learns:
                 torch.mm(scores, weight, out=out)
+            if learns and any(ctx.needs_input_grad[1:3]):  # not of a frozen head
                 grad_weight = weight_gradient(scores, part, grad_weight, sums)
                 if grad_bias is not None and sums is not None:
                     grad_bias += sums
@@ -91,20 +108,23 @@ class _CrossEntropy(torch.autograd.Function):
             gradients = [None if one is None else one.clone() for one in gradients]
         else:
             ctx.gradients = None
-        return *(None if one is None else one.mul_(grad_total) for one in gradients), None, None, None
+        return *(None if one is None else one.mul_(grad_total) for one in gradients), None, None, None, None
 
 
-def _to_gradient(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> Tensor:
+def _to_gradient(
+    scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool, smoothing: Smoothing | None = None
+) -> Tensor:
     """The summed loss and the number right, (2), of scores (n, V), whose place their gradient takes when `learns`."""
     kernels = ready("softmax", scores)
     if kernels is None:
-        return _to_gradient_in_torch(scores, answers, wide, learns)
+        return _to_gradient_in_torch(scores, answers, wide, learns, smoothing)
     totals, room = torch.zeros(2, dtype=torch.float64), torch.empty(2, len(answers))
-    rows, width = (ctypes.c_int64(size) for size in scores.shape)
+    share, tokens = (smoothing.share, smoothing.tokens) if smoothing else (0.0, scores.shape[1])
+    sizes = [ctypes.c_int64(size) for size in (*scores.shape, tokens)]
     answers = answers.long().contiguous()
-    known = kernels.cross_entropy(*pointers(scores, answers, totals, *room), rows, width, int(learns), torch.get_num_threads())
-    if known < 0:
-        raise IndexError(f"an answer is not one of the {scores.shape[1]} columns: {answers.min()} to {answers.max()}")
+    how = (ctypes.c_double(share), int(learns), torch.get_num_threads())
+    if kernels.cross_entropy(*pointers(scores, answers, totals, *room), *sizes, *how) < 0:
+        raise IndexError(f"an answer is not one of the {tokens} columns: {answers.min()} to {answers.max()}")
     return totals
 
 
@@ -129,7 +149,10 @@ def _tile(scores: Tensor, wide: torch.dtype) -> int:
     return max(1, TILE_BYTES * 8 // (scores.shape[1] * torch.finfo(wide).bits)) if on_cpu else len(scores) or 1
 
 
-def _to_gradient_in_torch(scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool) -> Tensor:
+def _to_gradient_in_torch(
+    scores: Tensor, answers: Tensor, wide: torch.dtype, learns: bool, smoothing: Smoothing | None = None
+) -> Tensor:
+    share, tokens = (smoothing.share, smoothing.tokens) if smoothing else (0.0, scores.shape[1])
     totals = scores.new_zeros(2, dtype=wide)
     tile = _tile(scores, wide)
     for rows, asked in zip(scores.split(tile), answers.split(tile), strict=True):
@@ -138,8 +161,12 @@ def _to_gradient_in_torch(scores: Tensor, answers: Tensor, wide: torch.dtype, le
         chances = torch.softmax(rows, -1, dtype=wide)
         log_sum = best - chances.amax(-1).log()           # the best one's chance is never too small for a logarithm
         totals[0] += (log_sum - given[:, 0]).sum()
+        if share:
+            totals[0] += share * (given[:, 0] - rows[:, :tokens].mean(-1, dtype=wide)).sum()
         hits = (given[:, 0] == best).nonzero()[:, 0]      # a score in bf16 may be as good as another: argmax decides
         totals[1] += (rows[hits].argmax(-1) == asked[hits]).sum()
         if learns:
-            rows.copy_(chances.scatter_add_(1, asked[:, None], chances.new_full((1, 1), -1.0).expand(len(asked), 1)))
+            if share:
+                chances[:, :tokens] -= share / tokens
+            rows.copy_(chances.scatter_add_(1, asked[:, None], chances.new_full((1, 1), share - 1.0).expand(len(asked), 1)))
     return totals

@@ -58,7 +58,7 @@ class Distillation(Objective):
     def collate(self, rows: Sequence[Row], length: int) -> MaskedBatch | CausalBatch:
         return self.plain.collate(rows, length)
 
-    def counts(self, batch: MaskedBatch | CausalBatch) -> dict[str, int]:
+    def counts(self, batch: MaskedBatch | CausalBatch) -> dict[str, float]:
         own = {"teacher": len(batch.answers)} | ({} if self.projection is None else {"hidden": batch.tokens})
         return super().counts(batch) | own
 

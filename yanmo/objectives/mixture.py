@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from yanmo.batch import Piece, Row, to_device
+from yanmo.batch import Piece, Row
 from yanmo.errors import UserError
 from yanmo.models.network import Network
 from yanmo.objectives.objective import Loss, Objective, Phase
+from yanmo.objectives.several import Several, SeveralBatch, rehearsed
 from yanmo.tokenizer import Tokens
 
 
@@ -26,19 +25,7 @@ class Part:
     objective: Objective
 
 
-@dataclass(frozen=True)
-class MixtureBatch:
-    """A batch for each part; None where no row was dealt to it."""
-
-    batches: tuple[Any, ...]
-    counts: dict[str, int]
-
-    @property
-    def tokens(self) -> int:
-        return sum(batch.tokens for batch in self.batches if batch is not None)
-
-
-class Mixture(Objective):
+class Mixture(Several):
     """A row goes to one part, by its own randomness; a part may get none of a batch. A part's losses are weighed by its share
     of all rows, whatever share of a batch it got. As the packer does not know to which part a text will go, it takes the
     places of the worst.
@@ -53,15 +40,12 @@ class Mixture(Objective):
         self.parts = tuple(parts)                         # no submodules: what they learn is the network's
         weights = np.array([part.weight for part in parts])
         self.shares = weights / weights.sum()
-        self.losses_of = [_rehearsed(part.objective, tokens) for part in parts]
+        self.objectives = tuple(part.objective for part in parts)
+        self.weights = [_rehearsed(part.objective, tokens) for part in parts]
         self.names = [
             {name: part.name if number == 0 else f"{part.name}_{name}" for number, name in enumerate(losses)}
-            for part, losses in zip(parts, self.losses_of, strict=True)
+            for part, losses in zip(parts, self.weights, strict=True)
         ]
-
-    @property
-    def mixes_rows(self) -> bool:
-        return any(part.objective.mixes_rows for part in self.parts)
 
     def places(self, tokens: int) -> int:
         return max(part.objective.places(tokens) for part in self.parts)
@@ -69,46 +53,15 @@ class Mixture(Objective):
     def room(self, length: int) -> int:
         return min(part.objective.room(length) for part in self.parts)
 
-    def begin(self, step: int, steps: int) -> None:
-        for part in self.parts:
-            part.objective.begin(step, steps)
+    def weighed(self, number: int, loss: Loss) -> Loss:
+        return replace(loss, weight=loss.weight * float(self.shares[number]))
 
-    def collate(self, rows: Sequence[Row], length: int) -> MixtureBatch:
+    def collate(self, rows: Sequence[Row], length: int) -> SeveralBatch:
         borders = np.cumsum(self.shares)[:-1]
         dealt: list[list[Row]] = [[] for _ in self.parts]
         for row in rows:
             dealt[int(np.searchsorted(borders, row.rng.random(), side="right"))].append(row)
-        batches = tuple(
-            part.objective.collate(own, length) if own else None for part, own in zip(self.parts, dealt, strict=True)
-        )
-        counts = {}
-        for names, batch in zip(self.names, batches, strict=True):
-            counts |= {full: 0 if batch is None else batch.counts[name] for name, full in names.items()}
-        return MixtureBatch(batches, counts)
-
-    def losses(self, batch: MixtureBatch, turn: str) -> dict[str, Loss]:
-        return self._together(batch, lambda objective, own: objective.losses(own, turn))
-
-    def forward(self, batch: MixtureBatch, turn: str = "model") -> dict[str, Loss]:
-        return self._together(batch, lambda objective, own: objective(own, turn))
-
-    def measure(self, batch: MixtureBatch) -> dict[str, Loss]:
-        return self._together(batch, lambda objective, own: objective.measure(own))
-
-    def _together(self, batch: MixtureBatch, learn: Callable[[Objective, Any], dict[str, Loss]]) -> dict[str, Loss]:
-        """The losses of all parts, those without a row 0 of 0, and what the network adds by itself over all of them."""
-        found: dict[str, Loss] = {}
-        nothing = Loss(torch.zeros((), device=self.network.device), 0)
-        shares = self.shares.tolist()
-        for part, share, weights, names, own in zip(self.parts, shares, self.losses_of, self.names, batch.batches, strict=True):
-            made = {} if own is None else learn(part.objective, own)
-            for name, weight in weights.items():
-                loss = made.pop(name, nothing)
-                found[names[name]] = Loss(loss.total, loss.count, weight * share)
-            for name, loss in made.items():
-                before = found.get(name, nothing)
-                found[name] = Loss(before.total + loss.total, before.count + loss.count, loss.weight)
-        return found
+        return self.collate_dealt(dealt, length)
 
 
 def named_apart(kinds: Sequence[str]) -> list[str]:
@@ -127,16 +80,12 @@ def _check(part: Part, network: Network) -> None:
         )
 
 
-@torch.no_grad()
-def _rehearsed(objective: Objective, tokens: Tokens) -> Mapping[str, float]:
-    """The names of an objective's losses and their weights, from a short made-up row: they must be the same for every batch,
-    on every rank, also where there is no row for it."""
+def _rehearsed(objective: Objective, tokens: Tokens) -> dict[str, float]:
+    """The names of an objective's losses and their weights, from a short made-up row."""
     length = 2 * objective.places(8)
     plain = np.setdiff1d(np.arange(tokens.size), list(tokens.special))
     text = np.resize(plain, 8)
     starts = np.array([0, 4])
     pieces = [Piece(document, part, starts, starts) for document, part in enumerate((text, text[::-1]))]
-    batch = objective.collate([Row((pieces[0],), np.random.default_rng(0), lambda rng: pieces[1])], length)
-    with torch.random.fork_rng(devices=[]):
-        losses = objective.losses(to_device(batch, objective.network.device), "model")
-    return {name: losses[name].weight for name in batch.counts if name in losses}
+    row = Row((pieces[0],), np.random.default_rng(0), lambda rng: pieces[1])
+    return rehearsed(objective, [row], length, lambda one, batch: one.losses(batch, "model"))

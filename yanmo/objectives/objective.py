@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from yanmo.batch import Batch, Row
 from yanmo.layers import experts_of
 from yanmo.models.network import Network
+from yanmo.optim import Apart
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum over targets, in nats, and how many targets there were.
+    """A sum over targets, in nats, and how many targets there were (or what they weigh together).
 
     weight scales the mean in the trained total; a Loss of weight 0 (an accuracy) is measured and not learned. What is only
     measured may find its count on the way: a scalar tensor, which then stands for that of the batch.
     """
 
     total: Tensor
-    count: int | Tensor
+    count: float | Tensor
     weight: float = 1.0
 
 
@@ -61,7 +62,9 @@ class Objective(nn.Module, ABC):
     phases: Sequence[Phase] = (Phase(),)
     """What a run is made of, in order; the first begins at 0."""
     keeps: Literal["best", "last"] = "best"
-    """Which weights are kept: those with the lowest held-out loss, or, where no loss says how good they are, the last."""
+    """Which weights are kept: those with the lowest `merit`, or, where no figure says how good they are, the last."""
+    squares: bool = False
+    """Whether its loss is the square of a difference, and no log-probability."""
 
     def __init__(self, network: Network):
         super().__init__()
@@ -84,9 +87,27 @@ class Objective(nn.Module, ABC):
         """The parts that are moved in turn, by name; together they have every parameter, and none has another's."""
         return {"model": self}
 
+    def paces(self) -> Mapping[str, float]:
+        """What the learning rate of a parameter is multiplied by, by its name here; 1 where nothing is said."""
+        return {}
+
     def begin(self, step: int, steps: int) -> None:
         """Told before every step: what changes on the way (a weight that rises) is a function of these two, the step's place in
         the schedule: where a budget in minutes is decided again, places come twice or are left out."""
+
+    def apart(self, turn: str) -> Sequence[Sequence[str]]:
+        """Groups of losses whose gradients are made one by one and given to `join`; together they have all that are learned, and
+        losses of two groups come from forward passes of their own. Mostly none: all losses have one gradient."""
+        return ()
+
+    def join(self, gradients: Apart, means: Mapping[str, float]) -> None:
+        """Make one gradient of those of the groups of `apart`: a function of them, of the mean losses and of buffers. These stay
+        as they are, since the step may be refused."""
+        raise AssertionError("what wants gradients apart joins them")
+
+    def took(self, turn: str, means: Mapping[str, float]) -> None:
+        """Told after every step that was taken: its mean losses, the same on every rank. What is remembered of them is in
+        buffers, which checkpoints keep."""
 
     def room(self, length: int) -> int:
         """The most tokens of text that a piece may have, to fit into a row of `length` places; below 0 where none fits."""
@@ -123,7 +144,7 @@ class Objective(nn.Module, ABC):
         own = self.network.regularise() if self.network.regularisers else {}
         return found | {name: Loss(mean * tokens, tokens, self.network.regularisers[name]) for name, mean in own.items()}
 
-    def counts(self, batch: Any) -> dict[str, int]:
+    def counts(self, batch: Any) -> dict[str, float]:
         """How many targets each loss has in a batch."""
         return batch.counts | dict.fromkeys(self.network.regularisers, batch.tokens)
 
@@ -135,6 +156,10 @@ class Objective(nn.Module, ABC):
     def summarise(self, observed: Tensor, means: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
         """Figures of all texts that were observed, whose mean losses are `means`, and sentences for the user."""
         raise AssertionError("what observes also summarises")
+
+    def merit(self, found: Mapping[str, float]) -> float:
+        """How bad the weights are by the figures of a validation: those for which it is lowest are kept."""
+        return found["loss"]
 
     def measure(self, batch: Any) -> dict[str, Loss]:
         """The losses of a held-out batch; the sum of those that have a weight decides which weights are kept."""

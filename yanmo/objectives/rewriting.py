@@ -17,7 +17,7 @@ from torch import Tensor
 from yanmo.batch import Packed, Piece, Row
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
-from yanmo.objectives.cross_entropy import cross_entropy
+from yanmo.objectives.cross_entropy import Smoothing, cross_entropy
 from yanmo.objectives.layout import Layout, Segment, Text, hidden_at, lay_out
 from yanmo.objectives.objective import Loss, Objective
 from yanmo.tokenizer import Tokens
@@ -63,44 +63,41 @@ class RewrittenBatch:
         return self.target.real + (0 if self.source is None else self.source.real)
 
 
-class Rewriting(Objective):
-    """What such objectives share. Encoder-decoders have the family's special tokens around both texts; decoders around the
-    whole, and an answer only where the text asked for is to be said. Losses are called `name`."""
+class Sides:
+    """How examples are laid out for a network, and what it is to say. Encoder-decoders have the family's special tokens around
+    both texts, in rows of their own; decoders around the whole, and an answer only where the text asked for is to be said.
+    Losses are called `name`.
 
-    def __init__(self, network: Network, tokens: Tokens, name: str):
-        super().__init__(network)
+    both_ways: a decoder sees all of what is given at every place of it; else only what comes before.
+    """
+
+    def __init__(self, network: Network, tokens: Tokens, name: str, both_ways: bool = True):
         self.start = network.config.decoder_start if isinstance(network, Seq2Seq) else None
         before = tokens.suffix[-1:] if self.start is None else ()
         self.prefix, self.suffix, self.pad = tokens.prefix or before, tokens.suffix, tokens.pad
-        self.name = name
+        self.name, self.both_ways = name, both_ways
 
-    @abstractmethod
-    def rewrite(self, piece: Piece, rng: np.random.Generator) -> Example:
-        """What is given and what is asked for."""
+    @property
+    def around(self) -> int:
+        """Special tokens around a text."""
+        return len(self.prefix) + len(self.suffix)
 
-    @abstractmethod
-    def sizes(self, tokens: int) -> Sizes:
-        """The most that `rewrite` makes of a piece of so many tokens; none may fall when there are more."""
+    def places(self, given: int, asked: int, both: int) -> int:
+        """Places of a row that an example with so many tokens takes: of the longer side, where they are apart."""
+        return self.around + (both if self.start is None else max(given, asked))
 
-    def places(self, tokens: int) -> int:
-        sizes = self.sizes(tokens)
-        return len(self.prefix) + len(self.suffix) + (sizes.both if self.start is None else max(sizes.given, sizes.asked))
-
-    def narrowest(self, length: int) -> int:
-        sizes = self.sizes(length)
-        return length if self.start is None else max(1, min(sizes.given, sizes.asked))
-
-    def collate(self, rows: Sequence[Row], length: int) -> RewrittenBatch:
-        examples = [[self.rewrite(piece, row.rng) for piece in row.pieces] for row in rows]
+    def lay(self, examples: Sequence[Sequence[Example]], length: int) -> RewrittenBatch:
+        """A batch of rows of at most `length` places, from the examples of each row."""
         return self._continued(examples, length) if self.start is None else self._apart(examples, length, self.start)
 
-    def losses(self, batch: RewrittenBatch, turn: str) -> dict[str, Loss]:
-        hidden = self.network(batch.target) if batch.source is None else self.network(batch.source, batch.target)
-        total, correct = cross_entropy(self.network.head, hidden_at(hidden, batch.places), batch.answers)
+    def losses(self, network: Network, batch: RewrittenBatch, smoothing: Smoothing | None = None) -> dict[str, Loss]:
+        """The cross entropy of what is asked for, and how much of it is right."""
+        hidden = network(batch.target) if batch.source is None else network(batch.source, batch.target)
+        total, correct = cross_entropy(network.head, hidden_at(hidden, batch.places), batch.answers, smoothing)
         count = len(batch.answers)
         return {self.name: Loss(total, count), "accuracy": Loss(correct, count, weight=0)}
 
-    def _apart(self, examples: list[list[Example]], length: int, start: int) -> RewrittenBatch:
+    def _apart(self, examples: Sequence[Sequence[Example]], length: int, start: int) -> RewrittenBatch:
         """Sources and targets in rows of their own: document n of a row on one side belongs to document n on the other."""
         sources = [[self._text(example.given, True) for example in row] for row in examples]
         targets = [[self._text(example.asked, example.ends) for example in row] for row in examples]
@@ -111,8 +108,8 @@ class Rewriting(Objective):
         places = np.flatnonzero(asked.documents)
         return self._batch(source.packed(), replace(asked, tokens=read).packed(), places, asked.tokens.reshape(-1)[places])
 
-    def _continued(self, examples: list[list[Example]], length: int) -> RewrittenBatch:
-        """What is asked for follows what is given in one text; all of that sees all of that."""
+    def _continued(self, examples: Sequence[Sequence[Example]], length: int) -> RewrittenBatch:
+        """What is asked for follows what is given in one text."""
         texts = [[self._text(np.concatenate([one.given, one.asked]), one.ends) for one in row] for row in examples]
         side = self._laid_out(texts, length)
         given = [len(self.prefix) + len(one.given) for row in examples for one in row]
@@ -121,7 +118,7 @@ class Rewriting(Objective):
             prefix[first : first + size] = True
         prefix = prefix.reshape(side.tokens.shape)
         places = np.flatnonzero((side.documents > 0) & ~prefix & (side.positions > 0)) - 1
-        packed = replace(side.packed(), prefix=torch.from_numpy(prefix))
+        packed = replace(side.packed(), prefix=torch.from_numpy(prefix)) if self.both_ways else side.packed()
         return self._batch(None, packed, places, side.tokens.reshape(-1)[places + 1])
 
     def _text(self, tokens: np.ndarray, ends: bool) -> Text:
@@ -138,3 +135,33 @@ class Rewriting(Objective):
     def _batch(self, source: Packed | None, target: Packed, places: np.ndarray, answers: np.ndarray) -> RewrittenBatch:
         counts = {self.name: len(places), "accuracy": len(places)}
         return RewrittenBatch(source, target, torch.from_numpy(places), torch.from_numpy(answers), counts)
+
+
+class Rewriting(Objective):
+    """What such objectives share: they say what is given and asked for of a piece, and how much that is at most."""
+
+    def __init__(self, network: Network, tokens: Tokens, name: str):
+        super().__init__(network)
+        self.sides, self.name = Sides(network, tokens, name), name
+
+    @abstractmethod
+    def rewrite(self, piece: Piece, rng: np.random.Generator) -> Example:
+        """What is given and what is asked for."""
+
+    @abstractmethod
+    def sizes(self, tokens: int) -> Sizes:
+        """The most that `rewrite` makes of a piece of so many tokens; none may fall when there are more."""
+
+    def places(self, tokens: int) -> int:
+        sizes = self.sizes(tokens)
+        return self.sides.places(sizes.given, sizes.asked, sizes.both)
+
+    def narrowest(self, length: int) -> int:
+        sizes = self.sizes(length)
+        return length if self.sides.start is None else max(1, min(sizes.given, sizes.asked))
+
+    def collate(self, rows: Sequence[Row], length: int) -> RewrittenBatch:
+        return self.sides.lay([[self.rewrite(piece, row.rng) for piece in row.pieces] for row in rows], length)
+
+    def losses(self, batch: RewrittenBatch, turn: str) -> dict[str, Loss]:
+        return self.sides.losses(self.network, batch)

@@ -57,9 +57,11 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
         ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
     ),
+    "chat": (("<|im_start|>", "<|im_sep|>", "<|im_end|>"),),
+    "entities": (("[E1]", "[/E1]", "[E2]", "[/E2]"), ("<e1>", "</e1>", "<e2>", "</e2>")),
 }
-"""Special tokens that objectives write into texts, under the names that tokenizers have for them; the first are ours. UL2's
-[X] would also be found in Markdown's lists."""
+"""Special tokens that objectives and tasks write into texts, under the names that tokenizers have for them; the first are ours.
+UL2's [X] would also be found in Markdown's lists."""
 
 
 def additions(groups: Iterable[str], known: Collection[str]) -> list[str]:

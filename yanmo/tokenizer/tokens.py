@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from yanmo.tokenizer.families import GENERIC_CLASS, GROUPS, additions
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 REPORT_FILE = "report.json"
+
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
+"""Around the number of a special token in a text that is encoded: noncharacters, which no text may interchange (Unicode 23.7)."""
 
 # What a special token is called where no tokenizer_config.json says it, the likeliest first.
 KNOWN_NAMES = {
@@ -95,6 +101,20 @@ class Tokens:
         return _plain(self.json)
 
     @cached_property
+    def _mixing(self) -> tuple[Tokenizer, dict[int, int]]:
+        """A tokenizer that knows each special token under a name that no text has, and what those names' ids stand for."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        known = tokenizer.get_added_tokens_decoder()
+        stand_for = {}
+        for index in sorted(self.special):
+            own, name = known.get(index, AddedToken("")), f"{OPEN}{index}{CLOSE}"
+            like = {flag: getattr(own, flag) for flag in ("lstrip", "rstrip", "single_word")}
+            tokenizer.add_tokens([AddedToken(name, **like, normalized=False)])
+            stand_for[tokenizer.token_to_id(name)] = index
+        return tokenizer, stand_for
+
+    @cached_property
     def size(self) -> int:
         """How many rows an embedding needs: the largest id and one."""
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
@@ -137,6 +157,21 @@ class Tokens:
         encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
+    def encode_mixed(self, parts: Sequence[str | int]) -> tuple[list[int], list[int]]:
+        """The ids of one text that is made of texts and special tokens (ids), and the part that the last character of each is in.
+
+        The special tokens do to what is around them what their names would do, and text is text as in `encode`.
+        """
+        assert not any(OPEN in part for part in parts if isinstance(part, str)), "whoever takes texts in refuses noncharacters"
+        names = [part if isinstance(part, str) else f"{OPEN}{part}{CLOSE}" for part in parts]
+        tokenizer, stand_for = self._mixing
+        found = tokenizer.encode("".join(names), add_special_tokens=False)
+        ends = list(accumulate(map(len, names)))
+        return (
+            [stand_for.get(index, index) for index in found.ids],
+            [bisect_right(ends, max(begin, end - 1)) for begin, end in found.offsets],
+        )
+
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """The text of the ids."""
         return self.tokenizer.decode([int(index) for index in ids], skip_special_tokens=skip_special)
@@ -159,6 +194,8 @@ def load_tokenizer(path: str | Path) -> Tokens:
         config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
     except ValueError as error:
         raise UserError(f"{config_file}: not JSON: {error}") from None
+    if (template := file.with_name(TEMPLATE_FILE)).exists():
+        config["chat_template"] = template.read_text(encoding="utf-8")
     try:
         return Tokens.from_json(source, config)
     except Exception as error:

@@ -22,6 +22,7 @@ from yanmo.files import new_folder, writing
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Recipe
 from yanmo.tokenizer import kinds
+from yanmo.tokenizer.extending import extended
 from yanmo.tokenizer.families import FAMILIES, GROUPS, additions, transformers_config
 from yanmo.tokenizer.pieces import HAN
 from yanmo.tokenizer.quality import measure
@@ -137,15 +138,20 @@ def train_tokenizer(texts: Iterable[str], recipe: Recipe, folder: Path | str, pr
 def adopt_tokenizer(
     given: Path | str, texts: Iterable[str], recipe: Recipe, folder: Path | str, progress: Progress = silent
 ) -> Tokenizer:
-    """Copy an existing tokenizer (tokenizer.json or a folder that has one) into `folder`, and report how it fits the text.
+    """Copy an existing tokenizer (tokenizer.json or a folder that has one) into `folder`, with tokenizer.extend more tokens, and
+    report how it fits the text.
 
-    Raises UserError when it cannot be read, or when it lacks special tokens that the objective needs and none may be added.
+    Raises UserError when it cannot be read or extended, or when it lacks special tokens that the objective needs and none may be
+    added.
     """
     began = time.monotonic()
     tokens = with_needed(load_tokenizer(given), recipe, str(given))
     sample = _sampled(texts, int(recipe.tokenizer.sample_megabytes * 1e6), progress)
     kind = json.loads(tokens.json)["model"].get("type", "unknown")
     figures = {"kind": kind, "asked": None, "bytes_seen": sample.seen, "bytes_sampled": sample.kept}
+    if more := recipe.tokenizer.extend:
+        bordered = _training_texts(sample.texts(), "bpe" if kind == "BPE" else kind, set())
+        tokens = extended(tokens, bordered, more, recipe.tokenizer.min_frequency, str(given))
     _write(tokens, sample.texts(), figures, began, Path(folder))
     return tokens.tokenizer
 
@@ -155,6 +161,7 @@ NAMED = {
     "sentinels": "sentinels (<extra_id_0>, <extra_id_1> ...)",
     "modes": "tokens for the modes of denoisers (<mode_R>, <mode_S>, <mode_X>)",
     "gaps": "tokens for prefix, suffix and middle (<|fim_prefix|> ...)",
+    "chat": "tokens for turns of a conversation (<|im_start|>, <|im_sep|>, <|im_end|>)",
 }
 
 
