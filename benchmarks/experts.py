@@ -5,7 +5,8 @@
 The same for all: text (People's Daily and reviews), tokenizer, order of the data, optimizer, steps, and the feed-forward
 parameters that a token meets. `top-1` is Fedus et al. 2021 (one expert, its probability as the gate), `top-1.25` the same with a
 capacity of 1.25 even shares, `top-2` has twice as many experts of half the width and two of them for each token, `balanced` is
-Lewis et al. 2021 with the best assignment. All but `dense` have the same number of parameters.
+Lewis et al. 2021 with the best assignment, `balanced-2` the same with experts like those of `top-2`. All but `dense` have the
+same number of parameters.
 
 For every seed the sides take turns, so that a slow minute of a shared machine hits all of them. The training loss is the mean
 over the last tenth of the steps; there balanced tokens are assigned, while the held-out loss is greedy for all. Load: of the
@@ -50,6 +51,7 @@ def sides(experts: int, inner: int) -> dict[str, dict[str, Any]]:
         "top-1.25": {"feedforward": inner, "experts": of | {"top_k": 1, "capacity": 1.25}},
         "top-2": {"feedforward": inner // 2, "experts": {"number": 2 * experts, "top_k": 2}},
         "balanced": {"feedforward": inner, "experts": of | {"router": "balanced"}},
+        "balanced-2": {"feedforward": inner // 2, "experts": {"number": 2 * experts, "router": "balanced", "top_k": 2}},
     }
 
 

@@ -20,7 +20,8 @@ from yanmo.recipe import KIND_OF, USES, Recipe, read_recipe, write_yaml
 from yanmo.run import STAGES, Run, carry_out
 from yanmo.summary import summary
 
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("compare"))
+OF_TASKS = ("tasks-zh", "together-zh", "translate-en-de")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith(("compare", *OF_TASKS)))
 OWN = [path for path in RECIPES if path.stem in ("lstm-en", "ngram-zh", "moe-zh", "gan-en")]
 VAE = ROOT / "recipes" / "vae-en.yaml"
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, check_manifest, new_folder
@@ -35,6 +36,7 @@ class State:
     tokens: read so far. shift: steps' worth of rows that were jumped
     over when the run went back to a checkpoint. validations: how many the whole run is to have. skipped: steps not taken;
     refused: those in a row, just now. recent_*: what the guard remembers of each player. seconds: spent in training.
+    best_loss: the lowest of what the objective finds its weights by; worse: validations since then.
     identity: the recipe and the data, as a flat tree of dotted names.
     """
 
@@ -48,6 +50,7 @@ class State:
     seconds: float = 0.0
     best_loss: float | None = None
     best_step: int | None = None
+    worse: int = 0
     skipped: int = 0
     returns: int = 0
     refused: int = 0
@@ -112,6 +115,15 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     """Only the weights of a checkpoint, fp32, by name. Raises UserError as `load` does."""
     _refuse_broken(folder)
     return _read(folder / WEIGHTS)
+
+
+def restore(module: nn.Module, folder: Path) -> None:
+    """Set the parameters of a module that are learned to those of a checkpoint. Raises UserError as `load` does."""
+    weights = load_weights(folder)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
 
 
 def verify(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,9 +66,86 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command(rich_help_panel=RUNNING)
-def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Measure the pretrained model on the held-out documents."""
-    _carry_out(recipe, overrides, "evaluation")
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or the model folder of a task.")],
+    rest: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE|FILE]...", help="Settings; for a model: files.")] = None,
+) -> None:
+    """Measure a recipe's pretrained model on the held-out documents; or a task's model on labelled files."""
+    if not path.is_dir():
+        _carry_out(path, rest, "evaluation")
+        return
+    import yanmo
+    from yanmo import display
+    from yanmo.predict import measured
+
+    if not rest:
+        raise UserError(f"{path}: name the labelled files that it is to be measured on: yanmo evaluate {path} test.jsonl")
+    figures = measured(yanmo.load(path), rest)
+    display.table(str(path), [(name.replace("_", " "), display.number(value)) for name, value in figures.items()])
+
+
+@app.command(rich_help_panel=RUNNING)
+def finetune(
+    model: ModelFolder,
+    task: Annotated[str, typer.Option("--task", "-t", help="classification, labelling, relation, answering, translation ...")],
+    train: Annotated[list[str], typer.Option(help="Labelled examples to learn from; may be repeated.")],
+    valid: Annotated[list[str] | None, typer.Option(help="Examples to choose by; by default a share of --train.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Examples to measure on at the end.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where all of it goes; by default runs/TASK.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Adapt a model to a task: yanmo finetune MODEL --task classification --train train.jsonl training.epochs=5"""
+    from yanmo import display, trials
+    from yanmo.recipe import parse_task
+
+    files = {"train": train, "valid": valid or [], "test": test or []}
+    section = parse_task({"kind": task, **files}, overrides or [])
+    folder = out or Path("runs") / section.kind
+    with display.stage(section.kind) as progress:
+        found = trials.carry_out(trials.Trials(section, model, folder), progress, display.note)
+    display.columns(f"{section.kind}, {model}", found["table"])
+    display.table("", [("model", str(folder / "model")), ("try", f"yanmo predict {folder / 'model'} \"...\"")])
+
+
+@app.command(rich_help_panel=RUNNING)
+def lint(
+    data: Annotated[str, typer.Argument(help="Labelled examples: a file, a folder with train, valid and test, sample:NAME.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="classification, labelling, relation, answering, translation ...")],
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="The model that is to learn them.")] = None,
+    valid: Annotated[list[str] | None, typer.Option(help="Examples to choose by.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Examples to measure on.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Say what is wrong with labelled data before anything is trained on it. Status 1: do not train."""
+    from yanmo.predict import linted
+    from yanmo.recipe import parse_task
+
+    section = parse_task({"kind": task, "train": data, "valid": valid or [], "test": test or []}, overrides or [])
+    report = linted(section, model)
+    if json:
+        from json import dumps
+
+        print(dumps(report.as_json(), ensure_ascii=False, indent=1))
+    else:
+        report.show()
+    if report.verdict == "do not train":
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=RUNNING)
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="The folder of a task that was learned by LoRA.")],
+    out: Annotated[Path, typer.Argument(help="The new model folder.")],
+    base: Annotated[Path | None, typer.Option(help="The base, where it is not where it was.")] = None,
+) -> None:
+    """Fold LoRA into its base: a model folder that needs no adapter, compared with the unmerged one before it is written."""
+    from yanmo import display
+    from yanmo.tasks.folder import merge_task
+
+    found = merge_task(adapter, out, base)
+    difference = f"{found.difference:.1e} of the greatest output"
+    display.table(str(out), [("differs from unmerged", difference), ("differs from the base", f"{found.change:.1e}")])
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -104,16 +182,26 @@ def generate(
     model: ModelFolder,
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A beginning, or a text to rewrite; may be repeated.")],
     tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token every time.")] = 0.8,
+    beams: Annotated[int, typer.Option(min=1, help="Search for the likeliest text with so many beams; 1: draw tokens.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Of a search: above 1 for longer texts, below for shorter ones.")] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the likeliest token every time.", show_default="0.8")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from so many likeliest tokens; 0: from all.")] = 0,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest that make up this probability.")] = 0.95,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest of this probability.", show_default="0.95")
+    ] = None,
     repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1: what was said before is less likely.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
 ) -> None:
     """Go on from a beginning (decoders), or write what a text becomes (encoder-decoders); it appears as it is made."""
     import yanmo
+    from yanmo.beams import BeamSettings
     from yanmo.models import Seq2Seq
 
+    if beams == 1 and length_penalty != 1:
+        raise UserError("--length-penalty is for a search with --beams 2 or more")
+    heat, nucleus = (0.8, 0.95) if beams == 1 else (1.0, 1.0)
     network, vocabulary = _load(model)
     becomes = " → " if isinstance(network, Seq2Seq) else ""
 
@@ -127,10 +215,11 @@ def generate(
         network,
         vocabulary,
         prompt,
+        beams=BeamSettings(beams, length_penalty),
         max_new_tokens=tokens,
-        temperature=temperature,
+        temperature=heat if temperature is None else temperature,
         top_k=top_k,
-        top_p=top_p,
+        top_p=nucleus if top_p is None else top_p,
         repetition_penalty=repetition_penalty,
         seed=seed,
         on_text=show,
@@ -139,6 +228,100 @@ def generate(
         print()
     for one in written if len(prompt) > 1 else []:
         print(f"— {one.prompt}{becomes}{one.text}")
+
+
+@app.command(rich_help_panel=USING)
+def predict(
+    model: ModelFolder,
+    texts: Annotated[list[str] | None, typer.Argument(help="By default the lines of standard input, texts or JSON.")] = None,
+) -> None:
+    """What a task's model says of texts, a line of JSON for each."""
+    import yanmo
+    from yanmo.predict import predicted_lines
+
+    for line in predicted_lines(yanmo.load(model), texts or sys.stdin):
+        print(line, flush=True)
+
+
+@app.command(rich_help_panel=USING)
+def chat(
+    model: ModelFolder,
+    system: Annotated[str | None, typer.Option(help="What the model is told before anything is said.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens a reply.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token every time.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest of this probability.")] = 0.9,
+    repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1: what was said before is less likely.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same replies.")] = 0,
+) -> None:
+    """Talk with a model that has learned conversations (task dialogue); /reset begins anew, /exit ends."""
+    from yanmo import display
+    from yanmo.talk import HELP, Talk, converse
+
+    network, vocabulary = _load(model)
+    drawn = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    talk = Talk(network, vocabulary, system, longest=tokens, seed=seed, **drawn)
+    display.note(HELP, "dim")
+    converse(talk, _typed(), lambda text: print(text, end="", flush=True))
+
+
+@app.command(rich_help_panel=USING)
+def embed(
+    model: ModelFolder,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; by default the lines of standard input.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A file .npy or .safetensors, instead of lines of JSON.")] = None,
+) -> None:
+    """Texts as vectors, to be compared by their cosine (encoders, and what task retrieval has adapted)."""
+    from yanmo.index import embedded_lines, save_vectors
+
+    network, tokens = _load(model)
+    lines = texts or (line.strip() for line in sys.stdin if line.strip())
+    if out is not None:
+        save_vectors(network, tokens, lines, out)
+        return
+    for line in embedded_lines(network, tokens, lines):
+        print(line, flush=True)
+
+
+@app.command(rich_help_panel=USING)
+def index(
+    model: ModelFolder,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Texts: a line each, or JSON lines and tables.")],
+    out: Annotated[Path, typer.Option(help="The folder of the index.")],
+    text: Annotated[str, typer.Option(help="The field that holds the text, in JSON lines and tables.")] = "text",
+    float32: Annotated[bool, typer.Option("--float32", help="Keep vectors as exact as they are, in twice the room.")] = False,
+) -> None:
+    """Make an index of many texts, for `yanmo search`."""
+    import yanmo
+    from yanmo import display
+
+    with display.stage("index") as progress:
+        facts = yanmo.build_index(model, files, out, text=text, precision="float32" if float32 else "float16", progress=progress)
+    rows = [("texts", f"{facts.texts:,}"), ("vectors", f"{facts.parts:,} of {facts.width} numbers, {facts.precision}")]
+    display.table(str(out), [*rows, ("try", f"yanmo search {out} \"...\"")])
+
+
+@app.command(rich_help_panel=USING)
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="A folder that `yanmo index` has made.")],
+    queries: Annotated[list[str] | None, typer.Argument(help="What to look for; by default the lines of standard input.")] = None,
+    best: Annotated[int, typer.Option("--best", "-k", min=1, help="How many texts for each query.")] = 5,
+    model: Annotated[Path | None, typer.Option(help="The model that the index was made with, if it is not where it was.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each query.")] = False,
+) -> None:
+    """The texts of an index that are nearest to a query."""
+    from dataclasses import asdict
+    from json import dumps
+
+    import yanmo
+    from yanmo import display
+
+    opened = yanmo.open_index(index, model)
+    for query in queries or (line.strip() for line in sys.stdin if line.strip()):
+        (hits,) = opened.search([query], best)
+        if json:
+            print(dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False), flush=True)
+        else:
+            display.table(query, [(f"{hit.score:.3f}", f"{hit.text}  ({hit.origin})") for hit in hits])
 
 
 @app.command(rich_help_panel=USING)
@@ -205,12 +388,15 @@ def verify(path: Annotated[Path, typer.Argument(help="A run, corpus, shard, chec
 
 @app.command(rich_help_panel=LOOKING)
 def samples() -> None:
-    """The sample corpora that come with installed packages."""
+    """The samples that come with installed packages: corpora, and labelled ones for tasks."""
     from yanmo import display
     from yanmo.corpus.samples import PREFIX, SAMPLES
+    from yanmo.tasks.samples import LABELLED, SHARES
 
     rows = [(PREFIX + name, f"{one.language} · {one.licence} · {one.description}") for name, one in SAMPLES.items()]
     display.table("samples", rows)
+    rows = [(PREFIX + name, f"{one.language} · {one.kind} · {one.licence} · {one.description}") for name, one in LABELLED.items()]
+    display.table(f"labelled samples, each also in parts: {PREFIX}NAME/{', /'.join(SHARES)}", rows)
 
 
 @app.command(rich_help_panel=LOOKING)
@@ -238,6 +424,16 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
+def _typed() -> Iterator[str]:
+    """What a person types, line by line, until the end of the input."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            yield input(prompt)
+        except EOFError:
+            return
+
+
 def _load(model: Path) -> tuple[Network, Tokens]:
     """A model folder's network, on the best device there is, and its tokenizer."""
     import yanmo
@@ -250,7 +446,7 @@ def _load(model: Path) -> tuple[Network, Tokens]:
 def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
     from yanmo import display, run
     from yanmo.recipe import read_recipe
-    from yanmo.summary import summary
+    from yanmo.summary import summary, task_tables
 
     recipe = read_recipe(path, overrides or [])
     try:
@@ -262,6 +458,8 @@ def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
         raise typer.Exit(130) from None
     if run.is_first():
         display.table(recipe.name, summary(done.recipe, done.folder, until))
+        for name, lines in task_tables(done.recipe, done.folder):
+            display.columns(f"\n{name}", lines)
 
 
 def main() -> None:

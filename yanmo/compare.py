@@ -9,7 +9,6 @@ that are the same are shared between them. The sides take turns, seed after seed
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,8 +25,8 @@ from pydantic import Field, ValidationError
 from yanmo.corpus.opening import fingerprints
 from yanmo.display import note, number
 from yanmo.errors import UserError
-from yanmo.files import write_atomically
-from yanmo.recipe import Recipe, Section, apply_override, parse_recipe, unread, write_yaml
+from yanmo.files import link, write_atomically
+from yanmo.recipe import Recipe, Section, apply_override, parse_recipe, parse_yaml, unread, write_yaml
 from yanmo.run import RECORD
 
 SHARED = ("corpus", "tokenizer", "shards")
@@ -122,7 +121,7 @@ def _is_own(override: str) -> bool:
 
 def _read(path: Path, overrides: Sequence[str] = ()) -> Comparison:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
         for override in overrides if isinstance(tree, dict) else ():
             apply_override(tree, override)
         return Comparison.model_validate(tree)
@@ -196,17 +195,10 @@ def _share(others: list[Recipe], family: str, folder: Path) -> None:
         record = _json(source / RECORD)
         if record.keys() >= set(SHARED):
             for stage in SHARED:
-                shutil.copytree(source / stage, folder / stage, copy_function=_link, dirs_exist_ok=True)
+                shutil.copytree(source / stage, folder / stage, copy_function=link, dirs_exist_ok=True)
             shared = {stage: record[stage] for stage in SHARED}
             write_atomically(folder / RECORD, json.dumps(shared, indent=1, ensure_ascii=False))
             return
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:                                       # other disks, and those without links
-        shutil.copy2(source, target)
 
 
 def _write(comparison: Comparison, runs: Mapping[Key, Recipe], folder: Path) -> str:

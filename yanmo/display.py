@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -54,6 +54,34 @@ def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     Console(highlight=False).print(shown)
 
 
+def columns(title: str, lines: Sequence[Mapping[str, str]]) -> None:
+    """Lines of the same columns, on standard output."""
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name in lines[0] if lines else ():
+        shown.add_column(Text(name), style="dim" if name == next(iter(lines[0])) else "", overflow="fold")
+    for line in lines:
+        shown.add_row(*map(Text, line.values()))
+    Console(highlight=False).print(shown)
+
+
+MARKS = {"ok": ("✓", "green"), "look at": ("!", "yellow"), "do not train": ("✗", "bold red")}
+
+
+def findings(title: str, rows: Sequence[tuple[str, str, Sequence[tuple[str, str]]]], closing: tuple[str, str]) -> None:
+    """What was found, on standard output: (verdict, name, lines as style and text) each, and at the end a verdict and why."""
+    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    for verdict, name, lines in rows:
+        mark, style = MARKS[verdict]
+        shown.add_row(Text(f"{mark} {name}", style), Text("\n").join(Text(text, style) for style, text in lines))
+    out = Console(highlight=False)
+    out.print(shown)
+    verdict, sentence = closing
+    mark, style = MARKS[verdict]
+    out.print(Text.assemble((f"{mark} {verdict}", style), f": {sentence}"))
+
+
 def duration(seconds: float) -> str:
     """12 s, 3 min 05 s, 2 h 07 min."""
     whole = round(seconds)
@@ -69,6 +97,14 @@ def number(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 100:
         return f"{value:.4g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1e}"
+
+
+def short(count: float) -> str:
+    """A count at a glance: 11.2 M, 67.3 k, 512."""
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f}"
 
 
 def figures_line(done: float, total: float | None, unit: str, figures: dict[str, float | str]) -> str:

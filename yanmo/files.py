@@ -104,6 +104,20 @@ def new_folder(final: Path | str) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def link(source: str, target: str) -> None:
+    """The same file under another name, or a copy of it where a disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def copy_folder(source: Path, final: Path) -> None:
+    """A copy that is there whole or not at all; what was there before is replaced."""
+    with new_folder(final) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+
+
 def write_manifest(folder: Path) -> None:
     """Sync every file below `folder` and write manifest.json: the sha256 sum and the size in bytes of each."""
     files = {}

@@ -16,7 +16,8 @@ from yanmo.objectives.objective import Loss
 class Measured:
     """Over all ranks: mean losses by name, and `loss`, their weighted sum.
 
-    targets: whether there was anything to learn. stop: whether a rank was asked to stop.
+    targets: whether there was anything to learn. stop: whether a rank was asked to stop. without: losses that are learned and had
+    no targets.
     """
 
     means: dict[str, float]
@@ -24,6 +25,7 @@ class Measured:
     tokens: int
     targets: bool
     stop: bool = False
+    without: tuple[str, ...] = ()
 
     def with_(self, turn: Measured) -> Measured:
         """This and what another player's turn on the same batches found."""
@@ -46,4 +48,5 @@ def measured(
     totals = zip(names, found[: len(names)], found[len(names) :], strict=True)
     means = {name: total / count for name, total, count in totals if name in weights and count}
     loss = sum(weights[name] * mean for name, mean in means.items() if weights[name])
-    return Measured(means, loss, tokens, any(weights[name] for name in means), stop)
+    without = tuple(name for name in names if weights.get(name) and name not in means)
+    return Measured(means, loss, tokens, any(weights[name] for name in means), stop, without)

@@ -33,7 +33,7 @@ from yanmo.progress import Progress, silent
 from yanmo.recipe import MaskedObjective, PermutedObjective, Recipe, ReplacedObjective
 from yanmo.shards import Shards
 from yanmo.speed import inner_width, matrix_rate, work_per_token
-from yanmo.tokenizer import Tokens, load_tokenizer, save_tokenizer, with_needed
+from yanmo.tokenizer import Tokens, load_tokenizer, pieces_of, save_tokenizer, with_needed
 from yanmo.train import Outcome, Trainer, rows_at_once
 
 SPEED = "speed.json"
@@ -118,9 +118,9 @@ def new_network(recipe: Recipe, tokens: Tokens) -> Network:
     torch.manual_seed(recipe.seed)
     if recipe.model.start is not None:
         network = models.load(recipe.model.start)
-        if recipe.tokenizer.add_special:
-            known = load_tokenizer(recipe.tokenizer.file or recipe.model.start).size
-            network = models.grow(network, tokens.size, min(known, network.config.tokens))
+        if recipe.tokenizer.add_special or recipe.tokenizer.extend:
+            old = load_tokenizer(recipe.tokenizer.file or recipe.model.start)
+            network = models.grow(network, tokens.size, min(old.size, network.config.tokens), pieces_of(tokens, old))
         if network.config.vocabulary < tokens.size:
             raise UserError(
                 f"model.start: {recipe.model.start} has {network.config.vocabulary} tokens and the tokenizer {tokens.size}; "
@@ -176,7 +176,7 @@ def _save_model(
     say: Callable[[str], None],
 ) -> None:
     """The best weights as a model folder, and how fast they were made."""
-    weights = checkpoint.load_weights(outcome.best or outcome.last)
+    checkpoint.restore(objective, outcome.best or outcome.last)
     step = outcome.step if outcome.best_step is None else outcome.best_step
     if step == 0:
         say(
@@ -185,10 +185,6 @@ def _save_model(
         )
     elif step != outcome.step:
         say(f"the model is that of step {step} of {outcome.steps}, where the held-out loss was lowest")
-    with torch.no_grad():
-        for name, parameter in objective.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(weights[name])
     loss = outcome.best_loss or outcome.validation.get("loss", float("nan"))
     figures: dict[str, float | str] = {"held-out loss (nats a target)": loss}
     figures |= {"weights of step": f"{step} of {outcome.steps}", "tokens read": f"{outcome.tokens:,}"}

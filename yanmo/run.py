@@ -18,17 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from yanmo import display
-from yanmo.errors import UserError
+from yanmo.errors import Interrupted, UserError
 from yanmo.files import MANIFEST, lock_folder, new_folder, sha256_of, write_atomically
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Recipe, Source, write_yaml
 
 RECORD = "stages.json"
 """In the run folder: for every finished stage its inputs and how long it took."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM during training: all is saved."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +65,25 @@ def carry_out(recipe: Recipe, until: str = "report") -> Run:
     with lock_folder(run.folder) if is_first() else nullcontext():
         record = _read_record(run.folder)
         known = _refuse_changes(run, record)
-        if not are_several() and "pretrain" not in record and STAGES.index(_named(until)) >= STAGES.index(_named("pretrain")):
+        stages = recipe_stages(recipe, until)
+        if not are_several() and "pretrain" not in record and _named("pretrain") in stages:
             from yanmo.pretrain import check_early
 
             check_early(recipe)
         if is_first():
             write_atomically(run.folder / "recipe.yaml", write_yaml(recipe))
-        for stage in STAGES:
+        for stage in stages:
             _do(run, stage, record, known)
-            if stage.name == until:
-                break
     return run
+
+
+def recipe_stages(recipe: Recipe, until: str = "report") -> list[Stage]:
+    """The stages that a recipe has, up to one of them: that of tasks where it names any, and then, where it names no text, none
+    of those that pretrain."""
+    tasks, last = STAGES.index(_named("tasks")), STAGES.index(_named(until))
+    first = tasks if recipe.tasks and not recipe.corpus.sources and last >= tasks else 0
+    absent = {name for name, section in (("tasks", recipe.tasks), ("together", recipe.together)) if not section}
+    return [stage for stage in STAGES[first : last + 1] if stage.name not in absent]
 
 
 def is_first() -> bool:
@@ -186,8 +190,10 @@ def _tokenizer_inputs(run: Run) -> Mapping[str, Any]:
     inputs = {"tokenizer": recipe.tokenizer.model_dump(mode="json"), "family": recipe.model.family}
     inputs["special"] = list(recipe.objective.special)
     given = run.recipe.tokenizer.file or next(iter(run.recipe.model.starts.values()), None)
+    if given is None or recipe.tokenizer.extend:
+        inputs["corpus"] = run.sum_of("corpus")
     if given is None:
-        return {**inputs, "corpus": run.sum_of("corpus")}
+        return inputs
     from yanmo.tokenizer import load_tokenizer
 
     return {**inputs, "given": load_tokenizer(given).hash}
@@ -251,6 +257,40 @@ def _evaluation(run: Run, progress: Progress) -> None:
         (folder / "report.json").write_text(json.dumps(findings, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def _tasks(run: Run, progress: Progress) -> None:
+    from yanmo.trials import Trials, carry_out
+
+    bases = {name: _base_of(run, name) for name in run.recipe.tasks}
+    for name, section in run.recipe.tasks.items():
+        carry_out(Trials(section, bases[name], run.folder / "tasks" / name), progress, display.note)
+
+
+def _together(run: Run, progress: Progress) -> None:
+    from yanmo.multitask import Joint, carry_out
+
+    section, folder = run.recipe.together, run.folder / "together"
+    assert section is not None, "a recipe without it has no such stage"
+    sections = {name: run.recipe.tasks[name] for name in section.tasks}
+    first = section.tasks[0]
+    base = folder / "blank" if sections[first].is_new else _base_of(run, first)
+    carry_out(Joint(section, sections, base, folder, run.folder / "tasks", run.folder / "shards"), progress, display.note)
+
+
+def _base_of(run: Run, name: str) -> Path:
+    """The model folder that a task begins with. Raises UserError where there will be none."""
+    section = run.recipe.tasks[name]
+    if section.is_new:
+        return run.folder / "tasks" / name / "blank"
+    if section.model is not None and section.model.start is not None:
+        return Path(section.model.start)
+    if not run.recipe.corpus.sources:
+        raise UserError(
+            f"tasks.{name}.model: the recipe names no text to pretrain on (corpus.sources): the task needs a model folder "
+            "(model: FOLDER) or a new network (model: {family: t5})"
+        )
+    return run.folder / "pretrain" / "model"
+
+
 def _report(run: Run, progress: Progress) -> None:
     from yanmo.environment import environment
     from yanmo.report import write_report
@@ -265,6 +305,8 @@ STAGES: Sequence[Stage] = (
     Stage("shards", _shards_inputs, _shards),
     Stage("pretrain", _pretrain_inputs, _pretrain),
     Stage("evaluation", _evaluation_inputs, _evaluation),
+    Stage("tasks", None, _tasks),
+    Stage("together", None, _together),
     Stage("report", None, _report),
 )
 

@@ -15,16 +15,29 @@ SLOWER = 1.1
 
 def summary(recipe: Recipe, folder: Path, until: str) -> list[tuple[str, str]]:
     """Rows of names and what they are, as far as the run has come."""
-    rows = _corpus(folder)
+    rows = _corpus(folder) if recipe.corpus.sources else []
     if until in ("corpus", "tokenizer", "shards"):
         return [*rows, ("where", str(folder))]
     rows += _training(folder, recipe.training.minutes)
     rows += _evaluation(folder)
     model = folder / "pretrain" / "model"
-    rows.append(("model", str(model)))
+    rows += [("model", str(model))] if recipe.corpus.sources else []
     if (folder / "report.html").exists():
         rows.append(("report", str(folder / "report.html")))
+    tasks = [folder / "tasks" / name / "model" for name in recipe.tasks]
+    rows += [(f"model of {task.parent.name}", str(task)) for task in tasks if task.exists()]
+    if not recipe.corpus.sources:
+        return [*rows, *(("try", f'yanmo predict {task} "..."') for task in tasks[:1])]
     return [*rows, *_next(recipe, model)]
+
+
+def task_tables(recipe: Recipe, folder: Path) -> list[tuple[str, list[dict[str, str]]]]:
+    """Each task that is finished, and the lines of its table: what every way of adapting came to. Then that of several tasks at
+    once, where they are: what each has from the others."""
+    found = {name: _read(folder / "tasks" / name / "results.json") for name in recipe.tasks}
+    joint = _read(folder / "together" / "results.json") if recipe.together else {}
+    tables = [(f"{name} ({results['task']})", results["table"]) for name, results in found.items() if results]
+    return [*tables, *([("together", joint["table"])] if joint else [])]
 
 
 def _corpus(folder: Path) -> list[tuple[str, str]]:

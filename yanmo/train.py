@@ -28,6 +28,7 @@ from yanmo.checkpoint import State
 from yanmo.errors import UserError
 from yanmo.feed import FORKS, Feed, Rows, Share
 from yanmo.files import lock_folder
+from yanmo.gradients import add_up
 from yanmo.measured import Measured, measured, totals_of
 from yanmo.metrics import Metrics, check_trackers
 from yanmo.objectives.objective import Moment, Objective
@@ -44,7 +45,7 @@ PLACES = 1000
 """Steps of the run that is imagined when a step of each phase is measured."""
 SAVE_SECONDS = 300.0
 """Between checkpoints, when the recipe does not say how often."""
-FREE = ("trackers", "keep", "save_every", "validate_every", "loader_workers")
+FREE = ("trackers", "keep", "save_every", "validate_every", "loader_workers", "patience")
 """Settings of training that may change when a run goes on, because they change no weight."""
 ROUNDING = ("compile", "checkpoint_activations", "micro_rows")
 """Those that may change too, because they change nothing but the order of sums (and which numbers dropout draws)."""
@@ -80,7 +81,7 @@ class Trainer:
     hashes of tokenizer and shards); a checkpoint with another one is refused. `say` is given sentences for the user.
     Without a budget in the recipe there is one epoch. One in minutes counts from the start of `fit` and is turned into
     steps by measuring, again three times on the way; it is not enforced: on a machine that slows down later the run
-    takes longer.
+    takes longer. `appraise` finds figures of the held-out data beside the losses, on the first rank.
     Raises UserError for rows that the ranks cannot share and for a tracker that is not installed.
     """
 
@@ -95,10 +96,12 @@ class Trainer:
         *,
         ranks: Ranks | None = None,
         identity: Mapping[str, Any] | None = None,
+        appraise: Callable[[], Mapping[str, float]] | None = None,
         progress: Progress = silent,
         say: Callable[[str], None] = print,
     ):
-        self.objective, self.order, self.validation_order = objective, order, validation_order
+        self.objective, self.appraise = objective, appraise
+        self.order, self.validation_order = order, validation_order
         self.training, self.folder, self.seed, self.progress = training, folder, seed, progress
         self.ranks = ranks or Ranks()
         self.say = say if self.ranks.is_first else _say_nothing
@@ -134,7 +137,7 @@ class Trainer:
 
     def _loop(self) -> bool:
         """Every step to the last, or to the one after which a stop was asked for: then True."""
-        while self.state.step < self.state.steps:
+        while self.state.step < self.state.steps and not self._tired():
             start = time.perf_counter()
             batches = self.feed.take(self.state.step + self.state.shift)
             torch.manual_seed(_seed_of(self.seed, self.state.step, self.ranks.rank))
@@ -156,7 +159,9 @@ class Trainer:
                 self._save()
             if validates:
                 self.budget.pause = time.perf_counter() - pausing
-            if found.stop and self.state.step < self.state.steps:
+            if self._tired():
+                self.say(f"{self.state.worse} validations were no better than that of step {self.state.best_step}: training ends")
+            elif found.stop and self.state.step < self.state.steps:
                 self.say(f"stopped after step {self.state.step}, all is saved; the same command goes on from there")
                 return True
         return False
@@ -172,28 +177,20 @@ class Trainer:
             refusal = self._judge(player if moment.number == 0 else f"{player}, phase {moment.number}", turn, norm)
             if refusal is None and turn.targets:
                 self.players[player].step(moment.step, moment.steps, norm, moment.phase.pace)
+                self.objective.took(player, turn.means)
             found, whole_norm, refused = found.with_(turn), math.hypot(whole_norm, norm), refusal or refused
         return found, whole_norm, refused
 
     def _gradients(self, batches: Sequence[Any], player: str = "model") -> Measured:
-        """Add up a player's gradients of a step's micro-batches: each loss's sum over its count in the whole step."""
+        """Make a player's gradient of a step's micro-batches: what was found in them."""
         names = sorted(self.objective.counts(batches[0]))
         counts, tokens = self._counts(names, batches)
-        weights_of = self.players[player].weights
-        weights_of.begin()
-        totals = [torch.zeros(2, len(names), device=self.ranks.device)]
-        weights: dict[str, float] = {}
-        for batch in batches:
-            losses = self.objective(to_device(batch, self.ranks.device), player)
-            parts = [losses[name].total * (losses[name].weight / counts[name]) for name in losses if counts[name]]
-            learned = [part for part in parts if part.requires_grad]
-            if learned:
-                torch.stack(learned).sum().backward()
-            weights = {name: loss.weight for name, loss in losses.items()}
-            totals.append(totals_of(losses, names))
-        self.ranks.sum_(weights_of.finish())
-        *summed, stop = self.ranks.sum([*torch.stack(totals).sum(0).flatten().tolist(), self._interrupt.is_set()])
-        return measured(names, summed, weights, tokens, stop > 0)
+        totals, weights, apart = add_up(self.objective, player, batches, counts, self.players[player].weights, self.ranks)
+        *summed, stop = self.ranks.sum([*totals.flatten().tolist(), self._interrupt.is_set()])
+        found = measured(names, summed, weights, tokens, stop > 0)
+        if apart is not None:
+            self.objective.join(apart, found.means)
+        return found
 
     def _counts(self, names: Sequence[str], batches: Sequence[Any]) -> tuple[dict[str, float], int]:
         """Each loss's targets over all micro-batches and ranks, and the tokens read."""
@@ -204,10 +201,12 @@ class Trainer:
         return dict(zip(names, counts, strict=True)), round(tokens)
 
     def _judge(self, player: str, found: Measured, norm: float) -> str | None:
-        """Why a player's step must not be taken, or None, and what the guard remembers of the player in this phase."""
+        """Why a player's step must not be taken, or None, and what the guard remembers of the player in this phase: of steps in
+        which some of its losses had no targets, apart from the others."""
         state = self.state
         if not found.targets:
             return None
+        player = ", without ".join((player, *found.without))
         losses, norms = (recent.setdefault(player, []) for recent in (state.recent_losses, state.recent_norms))
         refusal = guard.refusal(found.loss, norm, losses, norms, state.refused)
         if refusal is None:
@@ -246,11 +245,16 @@ class Trainer:
             self.validation |= figures
             for sentence in sentences:
                 self.say(f"step {self.state.step}: {sentence}")
+        if self.appraise is not None:
+            self.validation |= self.ranks.share(dict(self.appraise()) if self.ranks.is_first else {})
         if self.metrics is not None:
             self.metrics.write({"step": self.state.step, "tokens": self.state.tokens, "validation": self.validation})
-        is_best = self.state.best_loss is None or found.loss < self.state.best_loss
-        if found.targets and is_best and self.objective.keeps == "best":
-            self.state.best_loss, self.state.best_step = found.loss, self.state.step
+        if found.targets and self.objective.keeps == "best":
+            merit, state = self.objective.merit(self.validation), self.state
+            is_best = state.best_loss is None or merit < state.best_loss
+            state.worse = 0 if is_best else state.worse + 1
+            if is_best:
+                state.best_loss, state.best_step = merit, state.step
 
     def _log(self, found: Measured, norm: float, rate: float, refusal: str | None, start: float) -> None:
         """Write the step's line and show it; `start` is when the step began."""
@@ -338,11 +342,15 @@ class Trainer:
         every = self.training.validate_every or max(1, math.ceil(self.state.steps / self.state.validations))
         return self.state.step % every == 0 or self.state.step == self.state.steps
 
+    def _tired(self) -> bool:
+        """Whether nothing has become better for as long as the recipe has patience."""
+        return self.training.patience is not None and self.state.worse >= self.training.patience
+
     def _save_due(self) -> bool:
         state = self.state
         if state.step == self._saved:
             return False
-        if state.step == state.steps or state.best_step == state.step:
+        if state.step == state.steps or state.best_step == state.step or self._tired():
             return True
         if self.training.save_every is not None:
             return state.step % self.training.save_every == 0

@@ -1,49 +1,87 @@
 """Texts as vectors, to be compared by their cosine.
 
-Letters: S texts, D width.
+Letters: S texts, P parts of texts, D width, Q queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from yanmo.errors import UserError
 from yanmo.models import Network
-from yanmo.models.encoder import Bidirectional
 from yanmo.models.network import in_mode
-from yanmo.objectives.contrast import VECTOR_KEY, Vector, vectors_of
+from yanmo.objectives.contrast import Vector, check_vector, vectors_of
 from yanmo.scoring import PLACES, packed_rows, refuse_long
 from yanmo.tokenizer import Tokens
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Parts:
+    """Vectors of texts, of each at least one. vectors: (P, D) float32, of length 1. firsts: (S + 1,), where each text's begin,
+    and P at the end."""
+
+    vectors: Tensor
+    firsts: np.ndarray
+
+
 def embed(network: Network, tokens: Tokens, texts: Sequence[str], vector: Vector | None = None) -> Tensor:
     """A vector of length 1 for each text, (S, D) float32 on the CPU: the product of two is their cosine.
 
-    vector: "first", the hidden state of the first token, or "mean", of all; by default what the network was trained for (see
-    objective contrast), else mean. Raises UserError for a network that does not read both ways, and for a text longer than its
-    positions.
+    vector: "first" or "last", the hidden state of that token, or "mean", of all; by default what the network was trained for (see
+    objective contrast and task retrieval), else mean. Raises UserError for a network that neither reads both ways nor was trained
+    for it, for an empty text of which there is nothing to read, and for a text longer than its positions.
     """
-    if not isinstance(network, Bidirectional):
-        raise UserError(
-            f"a {network.config.family} does not read both ways, so none of its states is of a whole text; use an encoder: bert, "
-            "roberta, modernbert, or a discriminator: electra"
-        )
-    chosen: Vector = vector or network.config.settings.get(VECTOR_KEY, "mean")
+    chosen, encoded = _read(network, tokens, texts, vector)
+    refuse_long(network, map(len, encoded), "take the vectors of its parts")
+    return _vectors(network, tokens, encoded, chosen)
+
+
+def embed_parts(network: Network, tokens: Tokens, texts: Sequence[str], vector: Vector | None = None) -> Parts:
+    """As `embed`; a text that is longer than the positions is read in windows that overlap by half, and has a vector of each."""
+    chosen, encoded = _read(network, tokens, texts, vector)
+    before, after = len(tokens.prefix), len(tokens.suffix)
+    room = network.config.length - before - after
+    parts: list[list[int]] = []
+    firsts = [0]
+    for ids in encoded:
+        inside = len(ids) - before - after
+        step = max(1, room // 2)
+        begins = [0] if inside <= room else [*range(0, inside - room, step), inside - room]
+        parts += [[*tokens.prefix, *ids[before:][begin : begin + min(inside, room)], *tokens.suffix] for begin in begins]
+        firsts.append(len(parts))
+    return Parts(_vectors(network, tokens, parts, chosen), np.array(firsts))
+
+
+def best_of_parts(scores_QP: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """The score of the best part of each text, (Q, S). firsts: (S,), where each text's parts begin."""
+    return np.maximum.reduceat(scores_QP, firsts, axis=1)
+
+
+def _read(
+    network: Network, tokens: Tokens, texts: Sequence[str], vector: Vector | None
+) -> tuple[Vector, list[list[int]]]:
+    """What a vector is, and the ids of each text with the special tokens around it."""
+    chosen = check_vector(network, tokens, vector)
     encoded = [[*tokens.prefix, *ids, *tokens.suffix] for ids in tokens.encode(texts)]
     for number, ids in enumerate(encoded, 1):
         if not ids:
             raise UserError(f"text {number} is empty, and this tokenizer puts nothing around it: it has no vector")
-    refuse_long(network, map(len, encoded), "take the vectors of its parts")
+    return chosen, encoded
+
+
+@torch.no_grad()
+def _vectors(network: Network, tokens: Tokens, encoded: Sequence[list[int]], vector: Vector) -> Tensor:
     found = torch.zeros(len(encoded), network.config.width)
     with in_mode(network):
         for group in _groups([len(ids) for ids in encoded]):
             packed = packed_rows([encoded[one] for one in group], tokens.pad, network.device)
-            found[group] = vectors_of(network(packed), packed, chosen).cpu()
+            found[group] = vectors_of(network(packed), packed, vector).cpu()
     return F.normalize(found, dim=-1)
 
 

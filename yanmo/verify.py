@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, check_manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INDEX_FILE = "index.json"
+"""In an index, see yanmo.index, which stands above."""
 
 
 def verify(path: Path) -> tuple[list[str], list[str]]:
@@ -34,13 +42,20 @@ def verify(path: Path) -> tuple[list[str], list[str]]:
 
 def _one(folder: Path) -> tuple[str | None, list[str]]:
     """The kind of one folder and what is broken in it; None for a folder that is nothing by itself."""
+    from yanmo import models
+    from yanmo.tasks.folder import TASK_FILE, load_task
+
     if folder.name.startswith("step-"):
         from yanmo import checkpoint
 
         return "checkpoint", checkpoint.verify(folder)
     broken = check_manifest(folder) if (folder / MANIFEST).exists() else []
+    if (folder / TASK_FILE).exists():
+        return "task", broken or _loads(folder, lambda: load_task(folder))
+    if (folder / INDEX_FILE).exists():
+        return "index", broken
     if (folder / "config.json").exists():
-        return "model", broken or _model(folder)
+        return "model", broken or _loads(folder, lambda: models.load(folder))
     if list(folder.glob("*.arrow")):
         from yanmo import shards
 
@@ -52,14 +67,12 @@ def _one(folder: Path) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def _model(folder: Path) -> list[str]:
+def _loads(folder: Path, load: Callable[[], nn.Module]) -> list[str]:
     """A model is whole when it loads: every weight is there, has its shape, and is a finite number."""
     import torch
 
-    from yanmo import models
-
     try:
-        network = models.load(folder)
+        network = load()
     except UserError as error:
         return [str(error)]
     return [

@@ -12,11 +12,11 @@ ours = sys.modules["yanmo.objectives.cross_entropy"]
 pytestmark = pytest.mark.skipif(library("softmax") is None, reason=f"kernels {state()}")
 
 
-def totals_and_gradient(scores, answers, threads=1, learns=True):
+def totals_and_gradient(scores, answers, threads=1, learns=True, smoothing=None):
     before, scores = torch.get_num_threads(), scores.clone()
     torch.set_num_threads(threads)
     try:
-        return ours._to_gradient(scores, answers, torch.float32, learns), scores
+        return ours._to_gradient(scores, answers, torch.float32, learns, smoothing), scores
     finally:
         torch.set_num_threads(before)
 
@@ -37,6 +37,31 @@ def test_equal_to_torch(rows, width):
     wanted[range(rows), answers] -= 1
     torch.testing.assert_close(gradient.double(), wanted, rtol=0.004, atol=1e-6)
     assert (gradient - wanted).abs().sum() <= 1.001 * (known - wanted).abs().sum() + 1e-6 * rows
+
+
+@pytest.mark.parametrize(("width", "tokens"), [(7, 7), (16, 16), (100, 64), (100, 70), (128, 127), (4099, 4001)])
+def test_smoothed_over_the_first_columns(width, tokens):
+    torch.manual_seed(0)
+    scores, answers = (3 * torch.randn(23, width)).bfloat16(), torch.randint(tokens, (23,))
+    smoothing = ours.Smoothing(0.1, tokens)
+    totals, gradient = totals_and_gradient(scores, answers, smoothing=smoothing)
+    known = scores.clone()
+    counted = ours._to_gradient_in_torch(known, answers, torch.float32, True, smoothing)
+    exact = torch.log_softmax(scores.double(), -1)
+    loss = -0.9 * exact.gather(1, answers[:, None]).sum() - 0.1 * exact[:, :tokens].mean(-1).sum()
+    torch.testing.assert_close(totals[0], loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(counted[0].double(), loss, rtol=1e-5, atol=1e-5)
+    assert totals[1] == counted[1]
+    wanted = exact.exp()
+    wanted[:, :tokens] -= 0.1 / tokens
+    wanted[range(23), answers] -= 0.9
+    torch.testing.assert_close(gradient.double(), wanted, rtol=0.004, atol=1e-6)
+    assert (gradient - wanted).abs().sum() <= 1.001 * (known - wanted).abs().sum() + 1e-5
+    without, untouched = totals_and_gradient(scores, answers, learns=False, smoothing=smoothing)
+    assert torch.equal(without, totals)
+    assert torch.equal(untouched, scores)
+    with pytest.raises(IndexError, match=f"one of the {tokens} columns"):
+        totals_and_gradient(scores, torch.full((23,), tokens), smoothing=smoothing)
 
 
 def test_the_first_of_equals_counts_as_the_answer():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from yanmo.objectives.cross_entropy import cross_entropy
+from yanmo.objectives.cross_entropy import Smoothing, cross_entropy
 
 CASES = [(0, True), (1, True), (37, True), (37, False)]
 
@@ -108,6 +108,35 @@ def test_bf16_is_as_near_as_bf16_scores_allow():
     found, known = gradients(head, hidden, answers, total)[1], gradients(head, hidden, answers, wanted)[1]
     for one, other in zip(found, known, strict=True):
         assert (one - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_smoothing_is_torchs(share, bias):
+    head = Head(bias=bias)
+    hidden, answers = torch.randn(37, 8, requires_grad=True), torch.randint(50, (37,))
+    total, correct = cross_entropy(head, hidden, answers, Smoothing(share, 50))
+    scores = F.linear(head.features(hidden), head.weight, head.bias)
+    wanted = F.cross_entropy(scores, answers, reduction="sum", label_smoothing=share)
+    torch.testing.assert_close(total, wanted, rtol=1e-6, atol=1e-6)
+    assert correct == (scores.argmax(-1) == answers).sum()
+    found = gradients(head, hidden, answers, total * 0.3)[1]
+    for one, other in zip(found, gradients(head, hidden, answers, wanted * 0.3)[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)
+
+
+def test_columns_that_only_pad_the_vocabulary_are_given_nothing():
+    head = Head()
+    with torch.no_grad():
+        head.bias[43:] = -1e4
+    hidden, answers = torch.randn(37, 8, requires_grad=True), torch.randint(43, (37,))
+    total, _ = cross_entropy(head, hidden, answers, Smoothing(0.1, 43))
+    scores = F.linear(head.features(hidden), head.weight, head.bias)[:, :43]
+    wanted = F.cross_entropy(scores, answers, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(total, wanted, rtol=1e-6, atol=1e-6)
+    found, known = gradients(head, hidden, answers, total)[1], gradients(head, hidden, answers, wanted)[1]
+    for one, other in zip(found, known, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -161,7 +161,8 @@ def test_packed_losses_are_those_of_texts_alone(family, make, tokens, settings):
 
 def alone(objective: Rewriting, example):
     """Scores and answers of one example in a row of its own, written out."""
-    prefix, end = list(objective.prefix), list(objective.suffix if example.ends else ())
+    sides = objective.sides
+    prefix, end = list(sides.prefix), list(sides.suffix if example.ends else ())
     given, asked = example.given.tolist(), example.asked.tolist()
     network = objective.network
 
@@ -171,7 +172,7 @@ def alone(objective: Rewriting, example):
 
     if isinstance(network, Seq2Seq):
         target = [*prefix, *asked, *end]
-        hidden = network(packed([*prefix, *given, *objective.suffix]), packed([network.config.decoder_start, *target[:-1]]))
+        hidden = network(packed([*prefix, *given, *sides.suffix]), packed([network.config.decoder_start, *target[:-1]]))
         return network.logits(hidden[0]), torch.tensor(target)
     row, read = [*prefix, *given, *asked, *end], len(prefix) + len(given)
     hidden = network(packed(row, prefix=torch.arange(len(row))[None] < read))

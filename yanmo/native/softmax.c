@@ -38,11 +38,21 @@ static float exponentials(const bf16 *x, int64_t width, float best, float *out) 
     return _mm512_reduce_add_ps(_mm512_add_ps(sum, other));
 }
 
-static void scaled(const float *x, int64_t width, float factor, bf16 *out) {
-    __m512 by = _mm512_set1_ps(factor);
+/* x * factor, less `taken` in the first `upto` columns. */
+static void scaled(const float *x, int64_t width, float factor, float taken, int64_t upto, bf16 *out) {
+    __m512 by = _mm512_set1_ps(factor), less = _mm512_set1_ps(taken);
     int64_t i = 0;
-    for (; i + 16 <= width; i += 16) store16(out + i, _mm512_mul_ps(_mm512_load_ps(x + i), by));
-    if (i < width) store_part(out + i, inside(i, width), _mm512_mul_ps(_mm512_load_ps(x + i), by));
+    for (; i + 16 <= upto; i += 16) store16(out + i, _mm512_fmsub_ps(_mm512_load_ps(x + i), by, less));
+    for (; i < width; i += 16) {
+        __m512 rest = i < upto ? _mm512_maskz_mov_ps(inside(i, upto), less) : _mm512_setzero_ps();
+        store_part(out + i, inside(i, width), _mm512_fmsub_ps(_mm512_load_ps(x + i), by, rest));
+    }
+}
+
+static float sum_of(const bf16 *x, int64_t width) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += 16) sum = _mm512_add_ps(sum, load_part(x + i, inside(i, width)));
+    return _mm512_reduce_add_ps(sum);
 }
 
 static int appears_before(const bf16 *x, int64_t end, float value) {
@@ -55,11 +65,13 @@ static int appears_before(const bf16 *x, int64_t end, float value) {
 
 /* scores: (rows, width) in bf16, answers: (rows) columns. To totals[0] the cross entropies in nats are added, to totals[1]
    the number of rows whose first highest score is the answer's. With `learns` a row becomes its softmax less one at the
-   answer, rounded once. losses, right: (rows), room to work in. Gives -1 and does nothing where an answer is not a column. */
+   answer, rounded once. smoothing: of the one at the answer so much goes to the first `tokens` columns, to all the same.
+   losses, right: (rows), room to work in. Gives -1 and does nothing where an answer is not one of those columns. */
 EXPORT int cross_entropy(bf16 *scores, const int64_t *answers, double *totals, float *losses, float *right,
-                         int64_t rows, int64_t width, int learns, int threads) {
+                         int64_t rows, int64_t width, int64_t tokens, double smoothing, int learns, int threads) {
+    const float rest = (float)(1 - smoothing), each = (float)(smoothing / tokens);
     for (int64_t row = 0; row < rows; row++)
-        if (answers[row] < 0 || answers[row] >= width) return -1;
+        if (answers[row] < 0 || answers[row] >= tokens) return -1;
 #pragma omp parallel num_threads(threads)
     {
         float *chances = aligned_alloc(64, (size_t)(width + 31) / 16 * 64);
@@ -68,10 +80,11 @@ EXPORT int cross_entropy(bf16 *scores, const int64_t *answers, double *totals, f
             bf16 *x = scores + row * width;
             float best = highest(x, width), sum = exponentials(x, width, best, chances), given = to_float(x[answers[row]]);
             losses[row] = logf(sum) + (best - given);
+            if (smoothing > 0) losses[row] += (float)smoothing * (given - sum_of(x, tokens) / tokens);
             right[row] = given == best && sum == sum && !appears_before(x, answers[row], best);
             if (!learns) continue;
-            scaled(chances, width, 1.0f / sum, x);
-            x[answers[row]] = to_bf16(chances[answers[row]] / sum - 1.0f);
+            scaled(chances, width, 1.0f / sum, each, tokens, x);
+            x[answers[row]] = to_bf16(chances[answers[row]] / sum - each - rest);
         }
         free(chances);
     }

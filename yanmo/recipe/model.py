@@ -80,12 +80,13 @@ class Experts(Section):
     (Zhou et al. 2022); for encoders, because the choice depends on later tokens. balanced: tokens are shared out evenly, with
     the greatest total score (Lewis et al. 2021); where nothing is trained, each goes to its best expert."""
     top_k: int | None = Field(default=None, ge=1)
-    """Experts of a token (top-k), by default 2."""
+    """Experts of a token (top-k, by default 2; balanced, by default 1)."""
     capacity: float | None = Field(default=None, gt=0)
     """top-k: the most tokens of an expert while training, in even shares (1.25, say); what is more is dropped; by default no
     limit. expert-choice: the experts that a token meets on average, by default 2."""
     balance: float | None = Field(default=None, ge=0)
-    """Weight of the loss that keeps the load even (top-k), by default 0.01."""
+    """Weight of the loss that keeps the load even: by default 0.01. Balanced is even without it; there it makes what tokens get
+    more like what they would pick, by default 0.01 for several experts of a token and 0 for one."""
     every: int = Field(default=1, ge=1)
     """Which blocks have experts: every so many-th."""
 
@@ -95,7 +96,7 @@ class Experts(Section):
 
     @model_validator(mode="after")
     def _router_reads_them(self) -> Experts:
-        unread = {"top-k": (), "expert-choice": ("top_k", "balance"), "balanced": ("top_k", "balance", "capacity")}[self.router]
+        unread = {"top-k": (), "expert-choice": ("top_k", "balance"), "balanced": ("capacity",)}[self.router]
         if given := [name for name in unread if getattr(self, name) is not None]:
             raise ValueError(f"{', '.join(given)}: router {self.router} does not read this; leave it out, or set router to top-k")
         if self.top_k is not None and self.top_k > self.number:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from yanmo.errors import UserError
 from yanmo.recipe.objectives import KINDS
 from yanmo.recipe.section import Section
+from yanmo.recipe.tasks import TASK_KINDS
 from yanmo.recipe.training import BUDGETS
 from yanmo.recipe.tree import Recipe
 
@@ -37,14 +38,54 @@ def parse_recipe(tree: Mapping[str, Any], origin: str) -> Recipe:
         raise UserError(f"{origin}: " + "\n".join(_explain(problem) for problem in error.errors())) from None
 
 
+ALIASES = {
+    "classify": "classification", "sentiment": "classification", "pairs": "classification", "label": "labelling", "ner": "labelling",
+    "relations": "relation", "qa": "answering", "translate": "translation", "summarise": "summarisation", "chat": "dialogue",
+    "summarize": "summarisation", "summarization": "summarisation", "search": "retrieval",
+}  # fmt: skip
+"""What people call tasks besides."""
+
+
+def parse_task(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
+    """A task's section from a plain tree and `key.sub=value` overrides. Raises UserError as read_recipe does."""
+    full = {**tree, "kind": ALIASES.get(str(tree.get("kind")), tree.get("kind"))}
+    for override in overrides:
+        apply_override(full, override)
+    return parse_recipe({"tasks": {"task": full}}, "task").tasks["task"]
+
+
 def write_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every default written out, as YAML that reads back to the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise UserError(f"{self.name}:{line}: {key.value} is there already, in line {lines[key.value]}; keep one of both")
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML as plain values; `origin` names it in errors. Raises UserError for a key that stands twice, and yaml.YAMLError."""
+    loader = _Loader(text)
+    loader.name = origin
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; `recipes/own-text.yaml` is the one to copy") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -64,7 +105,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not dotted.strip():
         raise UserError(f"{override!r} is not an override; write key.sub=value, for example training.minutes=10")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text, override)
     except yaml.YAMLError:
         raise UserError(f"{override!r}: the value is not YAML") from None
     *parents, last = dotted.strip().split(".")
@@ -76,7 +117,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"{override!r}: {parent} is not a section of the recipe")
         branch = child
-    if parents == ["training"] and last in BUDGETS and value is not None:
+    if parents[-1:] == ["training"] and last in BUDGETS and value is not None:
         for other in BUDGETS:
             branch.pop(other, None)
     branch[last] = value
@@ -84,13 +125,14 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(problem: Mapping[str, Any]) -> str:
     """One validation problem as a sentence with the field's full name and, for an unknown key, the nearest one."""
-    location = [part for part in problem["loc"] if part not in KINDS]
+    kinds = tuple(_kinds_at(problem["loc"]))
+    location = [part for place, part in enumerate(problem["loc"]) if not _is_kind(problem["loc"], place)]
     field = ".".join(str(part) for part in location) or "recipe"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such key{_nearest(str(location[-1]), _known_keys(problem['loc'][:-1]))}"
     given = problem.get("input")
     if problem["type"] == "union_tag_invalid":
-        kind, kinds = problem["ctx"]["tag"], list(KINDS)
+        kind = problem["ctx"]["tag"]
         return f"{field}.kind: {kind!r} is not known{_nearest(kind, kinds)}; allowed: {', '.join(kinds)}"
     if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
@@ -107,12 +149,21 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 def _known_keys(location: Sequence[Any]) -> list[str]:
     """The keys of the section at `location`, walking the types and not the values."""
     section: type[BaseModel] = Recipe
-    for part in location:
-        if part in KINDS:
-            section = KINDS[part]
-        elif isinstance(part, str):
+    for place, part in enumerate(location):
+        if _is_kind(location, place):
+            section = _kinds_at(location)[part]
+        elif part in section.model_fields:
             section = _section_of(section.model_fields[part].annotation) or section
     return list(section.model_fields)
+
+
+def _kinds_at(location: Sequence[Any]) -> Mapping[str, type[Section]]:
+    return TASK_KINDS if location[:1] == ("tasks",) else KINDS
+
+
+def _is_kind(location: Sequence[Any], place: int) -> bool:
+    """Whether a part of a place says which of several sections it is in: tasks have one after their name, which is free."""
+    return location[place] in _kinds_at(location) and (location[0] != "tasks" or place == 2)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

@@ -134,3 +134,6 @@ class Tokenizer(Section):
     add_special: bool = False
     """Add special tokens to an existing tokenizer where the objective needs some that it lacks, and rows for them to the network
     of model.start, which begin at the mean of the others. A trained tokenizer has them anyway."""
+    extend: int = Field(default=0, ge=0)
+    """Add up to so many tokens to an existing tokenizer for what the new corpus says often and it spells in pieces (BPE,
+    WordPiece), and rows for them to the network of model.start, which begin at the mean of their old pieces."""

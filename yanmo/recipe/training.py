@@ -54,6 +54,8 @@ class Training(Section):
     """Steps between validations; by default ten validations in a run."""
     validation_rows: int = Field(default=128, ge=1)
     """Rows of the fixed validation set."""
+    patience: int | None = Field(default=None, ge=1)
+    """Validations in a row that are no better than the best one, after which training ends; by default it does not."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; by default about every five minutes and at every validation's best."""
     keep: int = Field(default=2, ge=1)

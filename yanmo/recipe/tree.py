@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from yanmo.recipe.model import KIND_OF, Model, families_of
 from yanmo.recipe.objectives import DEFAULT_KIND, DEFAULT_OF, KINDS, MaskedObjective, Objective
 from yanmo.recipe.section import Section
+from yanmo.recipe.tasks import Task
 from yanmo.recipe.text import Corpus, Tokenizer
+from yanmo.recipe.together import Together
 from yanmo.recipe.training import Evaluation, Training
 
 NO_BLOCKS = ("model.heads", "model.kv_heads", "model.feedforward", "training.matrix_learning_rate")
@@ -47,6 +49,10 @@ class Recipe(Section):
     """What is learned. By default masked for encoders, causal for decoders."""
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    tasks: dict[Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")], Task] = Field(default_factory=dict)
+    """By name: what the pretrained network is adapted to, and measured on."""
+    together: Together | None = None
+    """Some of these tasks at once, on one network, against each by itself."""
 
     @model_validator(mode="before")
     @classmethod
@@ -57,6 +63,9 @@ class Recipe(Section):
             family = model.get("family") if isinstance(model, Mapping) else getattr(model, "family", None)
             if objective is None or (isinstance(objective, Mapping) and "kind" not in objective):
                 tree = {**tree, "objective": {"kind": _kind_for(family), **(objective or {})}}
+            together = tree.get("together")
+            if isinstance(together, Mapping):
+                tree = {**tree, "together": _with_objective(together, tree["objective"], _kind_for(family))}
         return tree
 
     @model_validator(mode="after")
@@ -92,6 +101,40 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _tasks_fit_what_is_pretrained(self) -> Recipe:
+        for name, task in self.tasks.items():
+            if task.model is None and self.model.start is None and self.corpus.sources:
+                try:
+                    task.check_family(self.model.family)
+                except ValueError as error:
+                    raise ValueError(f"tasks.{name}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_together_belongs_together(self) -> Recipe:
+        together = self.together
+        if together is None:
+            return self
+        if unknown := [name for name in together.tasks if name not in self.tasks]:
+            known = ", ".join(self.tasks) or "none"
+            raise ValueError(f"together.tasks: {', '.join(unknown)} is no task of the recipe; its tasks: {known}")
+        first, *others = (self.tasks[name] for name in together.tasks)
+        for name, other in zip(together.tasks[1:], others, strict=True):
+            if (other.model, other.tokenizer) != (first.model, first.tokenizer):
+                raise ValueError(
+                    f"together.tasks: {together.tasks[0]} and {name} begin with different models; "
+                    "tasks that are learned together have one network: give them the same `model`, or none"
+                )
+        if together.objective is not None:
+            if not self.corpus.sources:
+                raise ValueError(f"together.objective: {together.objective.kind} needs text; name some in corpus.sources")
+            kind = KIND_OF[self.model.family]
+            if first.model is None and self.model.start is None and kind not in together.objective.fits:
+                named = f"{together.objective.kind} does not fit family {self.model.family}, {article(kind)}"
+                raise ValueError(f"together.objective: {named}")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_goes_unread(self) -> Recipe:
         model = self.model
         given = [name for name in unread(model.family, model.version) if self._differs(*name.split("."))]
@@ -108,6 +151,15 @@ class Recipe(Section):
         return getattr(settings, name) != type(settings).model_fields[name].default
 
     @model_validator(mode="after")
+    def _what_is_extended_is_there(self) -> Recipe:
+        if self.tokenizer.extend and self.tokenizer.file is None and self.model.start is None:
+            raise ValueError(
+                f"tokenizer.extend {self.tokenizer.extend}: there is no tokenizer to extend; set model.start or "
+                "tokenizer.file, or raise tokenizer.vocabulary of the one that is trained"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _experts_have_tokens(self) -> Recipe:
         training, experts = self.training, self.model.experts
         tokens = training.length * min(training.micro_rows or training.rows, training.rows)
@@ -121,6 +173,14 @@ class Recipe(Section):
 
 def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _with_objective(together: Mapping[str, Any], objective: Any, kind: str) -> Mapping[str, Any]:
+    """`objective: true` as the recipe's own, and one without a kind as the family's."""
+    own = together.get("objective")
+    if own is True:
+        return {**together, "objective": objective}
+    return {**together, "objective": {"kind": kind, **own}} if isinstance(own, Mapping) else together
 
 
 def _kind_for(family: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 from xml.etree.ElementTree import Element
 
 from yanmo.report.numbers import count, tick, ticks
@@ -23,11 +22,11 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One series; `style` is a class in page.css; points are dots joined by a thin line."""
+    """One series; `style` is classes in page.css; `points` are dots joined by a thin line, `of METHOD` a way of adapting."""
 
     name: str
     points: Sequence[Point]
-    style: Literal["raw", "smooth", "plain", "points"] = "plain"
+    style: str = "plain"
 
 
 def line_chart(
@@ -106,7 +105,8 @@ def _y_axis(label: str, marks: Sequence[tuple[float, str]]) -> list[Element]:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a bar chart; shares of the full width. `lost` is drawn beyond `share`, `second` as a thin bar below."""
+    """A row of a bar chart; shares of the full width. `lost` is drawn beyond `share`, `second` as a thin bar below; `spread` is a
+    line from one place to another, and `dots` stand where single values are."""
 
     name: str
     value: str
@@ -114,6 +114,8 @@ class Bar:
     second: float | None = None
     lost: float = 0.0
     note: str = ""
+    spread: tuple[float, float] | None = None
+    dots: Sequence[float] = ()
 
 
 def bar_chart(title: str, bars: Sequence[Bar], key: Sequence[tuple[str, str]] = (), describe: str = "") -> Element:
@@ -134,6 +136,12 @@ def bar_chart(title: str, bars: Sequence[Bar], key: Sequence[tuple[str, str]] = 
             bar_from(bar.share, bar.lost, "lost", y + 24)
         if bar.second is not None:
             bar_from(0, bar.second, "second", y + 26 + BAR_HEIGHT, 3)
+        middle = y + 24 + BAR_HEIGHT / 2
+        if bar.spread is not None:
+            low, high = (_percent(min(max(end, 0.0), 1.0)) for end in bar.spread)
+            ends = [(low, high, middle, middle), *((end, end, middle - BAR_HEIGHT, middle + BAR_HEIGHT) for end in (low, high))]
+            marks += [tag("line", x1=x1, x2=x2, y1=y1, y2=y2, class_="spread") for x1, x2, y1, y2 in ends]
+        marks += [tag("circle", cx=_percent(min(max(dot, 0.0), 1.0)), cy=middle, r=3.2) for dot in bar.dots]
     return _figure(title, key, _svg(title, marks, len(bars) * BAR_ROW, describe), "bars")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -24,6 +24,17 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
+class TaskFindings:
+    """results: of all trials. validation: of each, by method and seed. confusion, errors: of the best one."""
+
+    name: str
+    results: Tree
+    validation: dict[tuple[str, int], list[Tree]] = field(default_factory=dict)
+    confusion: Tree = field(default_factory=dict)
+    errors: list[Tree] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Findings:
     folder: Path
     recipe: Tree = field(default_factory=dict)
@@ -38,6 +49,10 @@ class Findings:
     evaluation: Tree = field(default_factory=dict)
     environment: Tree = field(default_factory=dict)
     speed: Tree = field(default_factory=dict)
+    tasks: list[TaskFindings] = field(default_factory=list)
+    together: Tree = field(default_factory=dict)
+    joint: dict[str, tuple[list[Tree], list[Tree]]] = field(default_factory=dict)
+    """Training and validation of several tasks at once, by weighting and seed."""
     seconds: dict[str, float] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
@@ -70,6 +85,7 @@ def read_findings(folder: Path) -> Findings:
         recipe = {}
 
     training, validation = _metrics(folder / "pretrain" / "metrics.jsonl")
+    trials = sorted((folder / "together" / "trials").glob("*/metrics.jsonl"))
     return Findings(
         folder=folder,
         recipe=recipe,
@@ -84,8 +100,34 @@ def read_findings(folder: Path) -> Findings:
         evaluation=tree("evaluation/report.json"),
         environment=tree("environment.json"),
         speed=tree("pretrain/speed.json"),
+        tasks=[_task(folder / "tasks" / name, tree) for name in _task_names(folder, recipe)],
+        together=tree("together/results.json"),
+        joint={path.parent.name: _metrics(path) for path in trials},
         seconds=_seconds(tree("stages.json")),
         unreadable=tuple(unreadable),
+    )
+
+
+def _task_names(folder: Path, recipe: Tree) -> list[str]:
+    """Of all tasks that have results, in the recipe's order."""
+    found = sorted(path.parent.name for path in (folder / "tasks").glob("*/results.json"))
+    order = list(mapping(recipe.get("tasks")))
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _task(folder: Path, tree: Callable[[str], Tree]) -> TaskFindings:
+    """tree: reads a JSON file of the run folder."""
+    inside = f"tasks/{folder.name}"
+    results = tree(f"{inside}/results.json")
+    validation = {}
+    for trial in listing(results.get("trials")):
+        method, seed = trial.get("method"), trial.get("seed")
+        if isinstance(method, str) and isinstance(seed, int):
+            validation[method, seed] = _metrics(folder / f"{method}-seed{seed}" / "metrics.jsonl")[1]
+    best = mapping(results.get("best"))
+    trial = f"{best.get('method')}-seed{best.get('seed')}"
+    return TaskFindings(
+        folder.name, results, validation, tree(f"{inside}/{trial}/confusion.json"), list(records(folder / trial / "errors.jsonl"))
     )
 
 

@@ -18,7 +18,9 @@ from yanmo.report.layout import section, table
 from yanmo.report.model_sections import evaluation_section, main_loss, speed, training_section
 from yanmo.report.numbers import count, decimal, percent, real, short, size
 from yanmo.report.tags import html, tag
+from yanmo.report.tasks_section import shown_best, tasks_section
 from yanmo.report.text_sections import corpus_section, corpus_totals, tokenizer_section
+from yanmo.report.together_section import together_section
 from yanmo.report.words import Words
 
 FAMILIES = {
@@ -55,6 +57,8 @@ def render(findings: Findings) -> str:
         tokenizer_section(findings, words),
         training_section(findings, words),
         evaluation_section(findings, words),
+        tasks_section(findings, words),
+        together_section(findings, words),
         _time(findings, words),
     ]
     nothing = None if any(part is not None for part in sections) else tag("p", words("empty"), class_="aside")
@@ -73,8 +77,8 @@ def render(findings: Findings) -> str:
 
 
 def _masthead(name: str, findings: Findings, words: Words) -> Element:
-    config, pieces = findings.model, []
-    if family := config.get("model_type") or dig(findings.recipe, "model", "family"):
+    config, pieces = findings.model, [f"{task.name} ({words.name(str(task.results.get('task')))})" for task in findings.tasks]
+    if pretrains(findings) and (family := config.get("model_type") or dig(findings.recipe, "model", "family")):
         pieces.append(FAMILIES.get(str(family).removeprefix("yanmo-"), str(family)))
     layers = real(config.get("num_hidden_layers", config.get("n_layer")))
     width = real(config.get("hidden_size", config.get("n_embd")))
@@ -91,8 +95,10 @@ def _masthead(name: str, findings: Findings, words: Words) -> Element:
 
 
 def _figures(findings: Findings, words: Words) -> Element | None:
-    """The line of the most important figures; for a run that has no model yet, those of its corpus."""
-    shown = _model_figures(findings, words) or _corpus_figures(findings, words)
+    """The line of the most important figures; of a run that pretrains nothing those of its tasks, of one without a model those of
+    its corpus."""
+    tasks = [shown for task in findings.tasks if (shown := shown_best(task, words))]
+    shown = _model_figures(findings, words) or tasks or _corpus_figures(findings, words)
     if seconds := sum(findings.seconds.values()):
         shown.append((words("figure.minutes"), words.duration(seconds), ""))
     cells = [tag("div", tag("dt", label), tag("dd", value, tag("small", note) if note else None)) for label, value, note in shown]
@@ -140,6 +146,11 @@ def _time(findings: Findings, words: Words) -> Element | None:
     return section("time", words("time"), lead, bar_chart(words("time.stages"), bars) if bars else None)
 
 
+def pretrains(findings: Findings) -> bool:
+    """Whether the run has text of its own; one of tasks alone begins with models that are there."""
+    return bool(findings.model or dig(findings.recipe, "corpus", "sources")) or not mapping(findings.recipe.get("tasks"))
+
+
 def _loading(use: Use, path: str) -> str:
     """Python that loads the model: transformers' where it knows the network."""
     if use.auto is None:
@@ -169,7 +180,14 @@ def _next(findings: Findings, words: Words) -> Element | None:
         else:
             commands["next.score"] = f"yanmo score {model} {shlex.quote(words('next.prompt'))}"
         commands["next.load" if use.auto else "next.own"] = _loading(use, str(findings.folder / "pretrain" / "model"))
-    if findings.recipe:
+    for task in findings.tasks[:1]:
+        adapted = f"{folder}/tasks/{shlex.quote(task.name)}/model"
+        commands["next.predict"] = f"yanmo predict {adapted} {shlex.quote(words('next.prompt'))}"
+        commands["next.measure"] = f"yanmo evaluate {adapted} my-test.jsonl"
+    if findings.recipe and not pretrains(findings):
+        commands["next.again"] = f"yanmo run {recipe}"
+        commands["next.verify"] = f"yanmo verify {folder}"
+    elif findings.recipe:
         name = str(findings.recipe.get("name") or "run")
         if findings.model:
             longer = shlex.quote(f"name={name}-30-minutes")
@@ -180,7 +198,9 @@ def _next(findings: Findings, words: Words) -> Element | None:
         else:
             commands["next.train"] = f"yanmo run {recipe}"
         commands["next.verify"] = f"yanmo verify {folder}"
-    shown = [tag("div", tag("p", words(key)), _code(command), class_="command") for key, command in commands.items()]
+    first = findings.tasks[0].name if findings.tasks else ""
+    said = {key: words(key, task=first) if key == "next.predict" else words(key) for key in commands}
+    shown = [tag("div", tag("p", said[key]), _code(command), class_="command") for key, command in commands.items()]
     return section("next", words("next"), "", *shown)
 
 

@@ -213,6 +213,79 @@ WORDS: dict[str, tuple[str, str]] = {
         "两个生成器无法比较：在任何温度下，两者文本的相似程度都不相同，没有依据说对抗生成器更好。"
         "在 Self-BLEU 相同时，BLEU 之差：{gains}。",
     ),
+    # tasks
+    "tasks": ("Tasks", "任务"),
+    "tasks.lead": (
+        "What the network was adapted to, how, and what pretraining was worth.",
+        "网络适配了哪些任务，用了哪些方法，预训练带来了多少。",
+    ),
+    "tasks.examples": (
+        "{train} examples to learn from, {valid} to choose by, {test} to measure on",
+        "训练 {train} 例，验证 {valid} 例，测试 {test} 例",
+    ),
+    "tasks.points": ("{count} points", "{count} 个百分点"),
+    "tasks.above": ("{method} is {difference} above from scratch", "{method}：比从头训练高 {difference}"),
+    "tasks.below": ("{method} is {difference} below from scratch", "{method}：比从头训练低 {difference}"),
+    "tasks.apart": ("; the intervals do not touch.", "，区间不相交。"),
+    "tasks.overlap": ("; the intervals overlap: it may be chance.", "，区间有重叠，可能出于偶然。"),
+    "tasks.one seed": ("; one seed says nothing of chance.", "，只有一个种子，无法排除偶然。"),
+    "tasks.on test": ("{metric} on the test examples", "测试集 {metric}"),
+    "tasks.on valid": ("{metric} on the validation examples", "验证集 {metric}"),
+    "tasks.mean": ("mean over seeds", "各种子的均值"),
+    "tasks.interval": ("95% interval", "95% 区间"),
+    "tasks.seed": ("a seed", "单个种子"),
+    "tasks.seeds": ("seeds", "种子"),
+    "tasks.method": ("method", "方法"),
+    "tasks.learned": ("parameters learned", "训练的参数"),
+    "tasks.of": ("{part} of {whole}", "{part} / {whole}"),
+    "tasks.time": ("time a seed", "每个种子用时"),
+    "tasks.curves": ("{metric} on the validation examples, while it learns", "训练中验证集的{metric}"),
+    "tasks.types": ("F1 of each label ({model})", "各标签的 F1（{model}）"),
+    "tasks.trial": ("{method}, seed {seed}", "{method}，种子 {seed}"),
+    "tasks.confusion": ("What is taken for what", "混淆矩阵"),
+    "tasks.corner": ("right ↓ predicted →", "正确 ↓ 预测 →"),
+    "tasks.taken": ("{share} of {gold}: {predicted}", "{gold} 中的 {share}：{predicted}"),
+    "tasks.confused": ("What is confused most", "最常见的混淆"),
+    "tasks.examples.head": ("examples", "样本"),
+    "tasks.errors": (
+        "{wrong} of {total} examples came out wrong; {shown} of them ({model})",
+        "{total} 例中有 {wrong} 例出错，以下为其中 {shown} 例（{model}）",
+    ),
+    "tasks.outputs": ("{shown} of {total} texts that it wrote ({model})", "写出的 {total} 篇中的 {shown} 篇（{model}）"),
+    "tasks.gold": ("right", "正确"),
+    "tasks.predicted": ("predicted", "预测"),
+    "method.scratch": ("from scratch", "从头训练"),
+    "method.frozen": ("frozen", "冻结主干"),
+    "method.adapter": ("adapter", "适配器"),
+    "method.lora": ("LoRA", "LoRA"),
+    "method.full": ("full", "全参数微调"),
+    "metric.accuracy": ("accuracy", "准确率"),
+    "metric.f1": ("F1", "F1"),
+    "metric.macro_f1": ("macro F1", "宏平均 F1"),
+    "metric.micro_f1": ("micro F1", "微平均 F1"),
+    "metric.weighted_f1": ("weighted F1", "加权 F1"),
+    "metric.micro_f1_without_none": ("micro F1, relations only", "微平均 F1（不计“无关系”）"),
+    "metric.semeval_f1": ("F1 (SemEval 2010)", "F1（SemEval 2010）"),
+    "metric.em": ("exact match", "完全匹配率"),
+    "metric.spearman": ("Spearman's correlation", "斯皮尔曼相关"),
+    "metric.pearson": ("Pearson's correlation", "皮尔逊相关"),
+    "metric.bleu": ("BLEU", "BLEU"),
+    "metric.chrf": ("chrF", "chrF"),
+    "metric.rouge_l": ("ROUGE-L", "ROUGE-L"),
+    "metric.loss": ("loss, nats a token", "损失（奈特/词元）"),
+    "metric.mrr@10": ("MRR@10", "MRR@10"),
+    # several tasks at once
+    "together": ("Several tasks at once", "多任务"),
+    "together.lead": (
+        "One network with a head for each task, against a model of its own for each. The models kept are those of {weighting}.",
+        "一个网络，每个任务一个输出头，与各任务单独训练的模型相比。保留的模型来自 {weighting}。",
+    ),
+    "together.curves": ("How each part learned ({trial})", "各任务的学习曲线（{trial}）"),
+    "together.loss": ("{part}: loss, {name}", "{part}：损失，{name}"),
+    "together.figure": ("{part}: {name} on held-out examples", "{part}：验证集 {name}"),
+    "together.weights": ("What each part counted", "各任务的权重"),
+    "together.weight": ("{part} ({weighting})", "{part}（{weighting}）"),
+    "together.weight.y": ("weight", "权重"),
     # time
     "time": ("Time", "用时"),
     "time.lead": ("{time} in all.", "共 {time}。"),
@@ -222,6 +295,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "stage.shards": ("token shards", "词元分片"),
     "stage.pretrain": ("pretraining", "预训练"),
     "stage.evaluation": ("evaluation", "评测"),
+    "stage.tasks": ("tasks", "任务"),
+    "stage.together": ("several tasks at once", "多任务"),
     "stage.evaluate": ("evaluation", "评测"),
     "seconds": ("{s} s", "{s} 秒"),
     "minutes": ("{m} min {s} s", "{m} 分 {s} 秒"),
@@ -236,6 +311,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "next.score": ("Score sentences", "给句子打分"),
     "next.own": ("Load it from Python", "在 Python 中加载"),
     "next.load": ("Load it with transformers, without any code of Yanmo", "用 transformers 加载，不需要研墨的代码"),
+    "next.predict": ("What the model of {task} says of a new text", "用 {task} 的模型预测新文本"),
+    "next.measure": ("Measure it on labelled files of your own", "在自己的标注数据上评测"),
+    "next.again": ("Do what is not finished, with any change", "继续未完成的部分，或改动设置后再运行"),
     "next.longer": ("Train longer, as a run of its own", "训练更久（另起一次运行）"),
     "next.text": ("The same with your own text", "换成自己的文本"),
     "next.train": ("Train the tokenizer and the model", "训练分词器和模型"),
@@ -282,6 +360,16 @@ NAMES: dict[str, tuple[str, str]] = {
     "exact": ("exact duplicates", "完全重复"),
     "near": ("near-duplicates", "近似重复"),
     "decontaminate": ("decontamination", "去除测试集重合"),
+    # kinds of tasks
+    "classification": ("classification", "文本分类"),
+    "regression": ("regression", "回归"),
+    "labelling": ("labelling", "序列标注"),
+    "relation": ("relation extraction", "关系抽取"),
+    "answering": ("question answering", "抽取式问答"),
+    "translation": ("translation", "翻译"),
+    "summarisation": ("summarisation", "摘要"),
+    "dialogue": ("dialogue", "对话"),
+    "retrieval": ("retrieval", "检索"),
     # tokenizers
     "wordpiece": ("WordPiece", "WordPiece"),
     "bpe": ("BPE", "BPE"),
@@ -323,6 +411,14 @@ class Words:
     def name(self, raw: str) -> str:
         """The name of a step, switch, script or counter; the raw name, readable, where the table has none."""
         return NAMES[raw.lower()][self.column] if raw.lower() in NAMES else raw.replace("_", " ")
+
+    def method(self, raw: str) -> str:
+        """The name of a way of adapting."""
+        return self.known(f"method.{raw}") or raw
+
+    def metric(self, raw: str) -> str:
+        """The name of a task's figure."""
+        return self.known(f"metric.{raw}") or raw.replace("_", " ")
 
     def duration(self, seconds: float) -> str:
         """4 min 12 s"""

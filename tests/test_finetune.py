@@ -1,0 +1,198 @@
+"""A pretrained model adapted to tasks by every method, and its folders used again by us and by transformers."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import yanmo
+from yanmo.errors import Interrupted, UserError
+from yanmo.recipe import parse_task
+from yanmo.trials import Trials, carry_out
+
+GOOD, BAD = ["很好，下次还会来", "房间干净，服务好", "好书，推荐"], ["太差了，退货", "房间很脏，服务差", "不好看，浪费钱"]
+SMALL = {"epochs": 4, "batch": 8, "precision": "fp32", "length": 64}
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    """A file of labelled texts that one sign tells apart, and one of tagged ones."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = [
+        {"text": f"{rng.choice(GOOD if good else BAD)}{number}", "label": "good" if good else "bad"}
+        for number, good in enumerate(rng.integers(0, 2, 60).tolist())
+    ]
+    tags = ["B-PER", "I-PER", "I-PER", "O", "B-LOC", "I-LOC", "O"]
+    tagged = [{"tokens": list(f"王小{sign}在上海。"), "tags": tags} for sign in "明红军华兰芳英杰涛超"]
+    for name, lines in (("reviews", rows), ("names", tagged)):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in lines), encoding="utf-8")
+    return folder
+
+
+def section_of(data, kind="classification", training=SMALL, **more):
+    file = str(data / ("names.jsonl" if kind == "labelling" else "reviews.jsonl"))
+    return parse_task({"kind": kind, "train": file, "test": file, "training": training, "lint": False, **more})
+
+
+@pytest.fixture(scope="module")
+def trials(finished, reviews, tmp_path_factory):
+    """All methods with one seed, on the session's own pretrained model."""
+    methods = ["scratch", "frozen", "adapter", "lora", "full"]
+    found = Trials(section_of(reviews, methods=methods), finished[0] / "pretrain" / "model", tmp_path_factory.mktemp("trials"))
+    return found, carry_out(found)
+
+
+def test_every_method_is_measured_and_moves_what_it_says(trials):
+    found = {one["method"]: one for one in trials[1]["trials"]}
+    assert list(found) == ["scratch", "frozen", "adapter", "lora", "full"]
+    learned = {method: one["learned"] for method, one in found.items()}
+    assert learned["frozen"] < learned["lora"] < learned["full"] == learned["scratch"]
+    assert learned["adapter"] < learned["full"] / 4
+    assert all(set(one["test"]) >= {"accuracy", "macro_f1", "calibration_error"} for one in found.values())
+    table = (trials[0].folder / "results.md").read_text(encoding="utf-8")
+    assert all(f"| {method} |" in table for method in found)
+
+
+def test_what_is_finished_is_not_done_again(trials, reviews):
+    before = (trials[0].folder / "full-seed0" / "result.json").stat().st_mtime_ns
+    assert carry_out(trials[0])["table"] == trials[1]["table"]
+    assert (trials[0].folder / "full-seed0" / "result.json").stat().st_mtime_ns == before
+    other = Trials(section_of(reviews, class_weights="balanced"), trials[0].base, trials[0].folder)
+    with pytest.raises(UserError, match="holds a trial of another task"):
+        carry_out(other)
+
+
+@pytest.mark.parametrize("method", ["full", "frozen", "adapter", "lora"])
+def test_a_folder_predicts_what_was_measured(trials, reviews, method):
+    model = yanmo.load(trials[0].folder / f"{method}-seed0" / "model")
+    (found,) = [one for one in trials[1]["trials"] if one["method"] == method]
+    rows = [json.loads(line) for line in (reviews / "reviews.jsonl").read_text(encoding="utf-8").splitlines()]
+    right = [one.label == row["label"] for one, row in zip(model.predict([row["text"] for row in rows]), rows, strict=True)]
+    assert np.mean(right) == pytest.approx(found["test"]["accuracy"])
+
+
+def test_transformers_reads_the_folder(trials):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = trials[0].folder / "model"
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert theirs.config.id2label == {0: "bad", 1: "good"}
+    texts = GOOD + BAD
+    with torch.no_grad():
+        chances = theirs(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
+    ours = yanmo.load(folder).predict(texts)
+    assert [list(one.probabilities.values()) for one in ours] == [pytest.approx(row, abs=1e-5) for row in chances.tolist()]
+
+
+def test_a_network_and_its_tokenizer_come_apart_as_before(trials):
+    network, tokenizer = yanmo.load(trials[0].folder / "model")
+    assert network.config.tokens == tokenizer.size
+
+
+def test_an_adapter_is_refused_on_another_base(trials, finished, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from yanmo.tasks.folder import load_task
+
+    base = tmp_path / "base"
+    shutil.copytree(trials[0].base, base)
+    weights = load_file(base / "model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 1e-3}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="another base"):
+        load_task(trials[0].folder / "lora-seed0" / "model", base)
+
+
+def test_names_are_learned_with_the_transitions_between_tags(finished, reviews, tmp_path):
+    section = section_of(reviews, "labelling", {**SMALL, "learning_rate": 3e-3}, decoder="crf", adaptation={"method": "lora"})
+    found = Trials(section, finished[0] / "pretrain" / "model", tmp_path / "names")
+    before = carry_out(found)
+    model = yanmo.load(found.folder / "model")
+    assert model.task.crf.transitions.abs().sum() > 0
+    again = model.task.appraise([model.example({"tokens": list("王小明在上海。"), "tags": ["O"] * 7}, "x")])
+    assert set(again) >= {"f1", "precision"}
+    assert before["trials"][0]["metric"] == "f1"
+
+
+def test_lines_of_text_and_of_json_are_predicted_in_their_order(trials):
+    from yanmo.predict import predicted_lines
+
+    model = yanmo.load(trials[0].folder / "model")
+    lines = ["很好，下次还会来\n", "\n", '{"text": "太差了，退货"}\n', "{不是 JSON\n"]
+    found = [json.loads(line) for line in predicted_lines(model, io.StringIO("".join(lines)))]
+    asked = [lines[0].strip(), "太差了，退货", "{不是 JSON"]
+    assert [one["label"] for one in found] == [one.label for one in model.predict(asked)]
+    with pytest.raises(UserError, match=r"line 1"):
+        list(predicted_lines(model, ['{"words": "x"}']))
+
+
+def test_a_pretrained_model_has_no_task(finished):
+    with pytest.raises(UserError, match="has no task yet"):
+        yanmo.load(finished[0] / "pretrain" / "model").predict(["x"])
+
+
+def test_settings_are_tuned_by_halving(finished, reviews, tmp_path):
+    section = section_of(reviews, training={**SMALL, "epochs": 2}, tune={"learning_rate": [1e-5, 1e-3, 3e-3]})
+    found = Trials(section, finished[0] / "pretrain" / "model", tmp_path / "tuned")
+    results = carry_out(found)
+    rounds = sorted(path.name for path in (found.folder / "tune").iterdir())
+    assert [sum(f"round{number}" in name for name in rounds) for number in range(2)] == [3, 2]
+    steps = {name: json.loads((found.folder / "tune" / name / "result.json").read_text())["steps"] for name in rounds}
+    short = [count for name, count in steps.items() if "round0" in name]
+    assert all(count * 2 == pytest.approx(results["trials"][0]["steps"], abs=1) for count in short)
+
+
+def test_a_stop_keeps_everything(finished, reviews, tmp_path, monkeypatch):
+    import signal
+
+    from yanmo.tasks import Task
+
+    section, base = section_of(reviews), finished[0] / "pretrain" / "model"
+    whole = carry_out(Trials(section, base, tmp_path / "whole"))
+    check, calls = Task.check, []
+
+    def stopped(task, examples):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return check(task, examples)
+
+    monkeypatch.setattr(Task, "check", stopped)
+    with pytest.raises(Interrupted):
+        carry_out(Trials(section, base, tmp_path / "stopped"))
+    again = carry_out(Trials(section, base, tmp_path / "stopped"))
+    assert again["trials"][0]["test"] == whole["trials"][0]["test"]
+
+
+def test_a_run_goes_on_to_its_tasks(reviews, tmp_path, capsys):
+    from short_runs import ROOT, short_recipe
+
+    from yanmo.run import carry_out as run_all
+
+    task = {"kind": "classification", "train": str(reviews / "reviews.jsonl"), "training": {**SMALL, "epochs": 1}, "lint": False}
+    recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, f"tasks={json.dumps({'sentiment': task})}")
+    run = run_all(recipe)
+    assert yanmo.load(run.folder / "tasks" / "sentiment" / "model").predict(["很好"])[0].label in ("good", "bad")
+    assert "sentiment" in (run.folder / "report.html").read_text(encoding="utf-8")
+    before = (run.folder / "tasks" / "sentiment" / "full-seed0" / "result.json").stat().st_mtime_ns
+    run_all(recipe)
+    assert (run.folder / "tasks" / "sentiment" / "full-seed0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_nothing_is_trained_on_examples_of_which_lint_says_do_not(finished, reviews, tmp_path):
+    with pytest.raises(UserError, match=r"overlap: .* of the different inputs of test are in train.*yanmo lint"):
+        carry_out(Trials(section_of(reviews, lint=True), finished[0] / "pretrain" / "model", tmp_path / "looked"))
+    assert not (tmp_path / "looked").exists()
+
+
+def test_verify_looks_at_tasks_and_adapters(trials):
+    from yanmo.verify import verify
+
+    looked, broken = verify(trials[0].folder)
+    assert not broken
+    assert sum(line.startswith("task ") for line in looked) == 6

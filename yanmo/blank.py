@@ -1,0 +1,60 @@
+"""A model folder that has learned nothing: for a task that begins without pretraining, a new network of the sizes that the task's
+section names, and a tokenizer trained on the texts that it will learn from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from yanmo import models
+from yanmo.errors import UserError
+from yanmo.files import new_folder
+from yanmo.pretrain import new_network
+from yanmo.progress import Progress, silent
+from yanmo.recipe import Recipe, Training
+from yanmo.tasks import Example
+from yanmo.tasks.content import texts_of
+from yanmo.tasks.windows import LONGEST
+from yanmo.tokenizer import adopt_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+
+IDENTITY = "blank.json"
+"""In the folder: what it was made for."""
+
+
+def make_blank(section: Any, examples: Sequence[Example], folder: Path, progress: Progress = silent) -> None:
+    """Make the model folder if it is not there, and tokenizer/ beside it. Its weights say nothing: every trial draws its own.
+
+    Raises UserError where sizes and texts do not fit together, and for a folder that was made for others.
+    """
+    texts = [text for example in examples for text in texts_of(example)]
+    length = section.training.length or min(LONGEST, section.model.positions or LONGEST)
+    recipe = Recipe(model=section.model, tokenizer=section.tokenizer, training=Training(length=length))
+    known = _identity(recipe, texts)
+    if (folder / IDENTITY).exists():
+        if json.loads((folder / IDENTITY).read_text(encoding="utf-8")) != known:
+            raise UserError(
+                f"{folder} was made for another network, tokenizer or other texts; give the run another name, or delete it"
+            )
+        return
+    made = folder.parent / "tokenizer"
+    if recipe.tokenizer.file is None:
+        train_tokenizer(texts, recipe, made, progress)
+    else:
+        adopt_tokenizer(recipe.tokenizer.file, texts, recipe, made, progress)
+    tokens = load_tokenizer(made)
+    network = new_network(recipe, tokens)
+    with new_folder(folder) as model:
+        models.save(network, model)
+        save_tokenizer(tokens, model, network.config.length)
+        (model / IDENTITY).write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def _identity(recipe: Recipe, texts: Sequence[str]) -> dict[str, Any]:
+    """All that the folder depends on."""
+    parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "tokenizer")}
+    given = None if recipe.tokenizer.file is None else load_tokenizer(recipe.tokenizer.file).hash
+    sums = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return {**parts, "length": recipe.training.length, "given": given, "texts": sums}

@@ -1,0 +1,238 @@
+"""One adaptation of a pretrained network to a task, with one method and one seed: a model folder and its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yanmo import checkpoint, recipe
+from yanmo.adapt import Lora, add_bottlenecks, add_lora, freeze, learn_rows
+from yanmo.card import named
+from yanmo.errors import UserError
+from yanmo.feed import Rows
+from yanmo.files import new_folder, sha256_of
+from yanmo.memory import keep_freed_memory
+from yanmo.models.heads import build_head
+from yanmo.models.network import Network
+from yanmo.parallel import Ranks, choose_device
+from yanmo.progress import Progress, silent
+from yanmo.tasks import TASKS, Example, Task
+from yanmo.tasks.folder import known_tokens, open_base, save_task
+from yanmo.tasks.judged import Judged, keep_judged
+from yanmo.tasks.reading import read_examples, split
+from yanmo.tasks.windows import SHORTEST
+from yanmo.tokenizer import Tokens, load_tokenizer
+from yanmo.train import Outcome, Trainer
+
+RESULT = "result.json"
+VALIDATING_SHARE, FORWARD_SHARE = 0.2, 0.4
+"""How much of the time may go into validations; and what a text costs that is only read, of what it costs to learn from it."""
+BASE = ("*.safetensors", "config.json", "tokenizer*.json")
+"""The files of a pretrained folder that a trial depends on."""
+RATES = {"full": 5e-4, "scratch": 5e-4, "frozen": 2e-3, "adapter": 1e-3, "lora": 1e-3}
+"""Peaks of the learning rate at width 256, by method; they fall with the root of the width, as in pretraining."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples to learn from, to choose by, and to measure on. sums: of the files they are from."""
+
+    train: Sequence[Example]
+    valid: Sequence[Example]
+    test: Sequence[Example]
+    sums: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way of adapting. method: of the adaptation, or `scratch`: all of a network that has learned nothing yet. epochs: how
+    long, where it is not the section's own budget."""
+
+    section: Any
+    base: Path
+    method: recipe.Method
+    seed: int
+
+
+def read_data(section: Any) -> Data:
+    """The examples of a task. Raises UserError where there are none, naming the file and the line of a bad one."""
+    if not section.train:
+        raise UserError(f"task {section.kind}: no examples to learn from; name a file in `train`")
+    parts = {name: _read(section, getattr(section, name)) for name in ("train", "valid", "test")}
+    train, valid = parts["train"], parts["valid"]
+    if not section.valid:
+        train, valid = split(train, section.validation, seed=0)
+    if section.limit is not None and section.limit < len(train):
+        chosen = np.random.default_rng(0).permutation(len(train))[: section.limit]
+        train = [train[number] for number in sorted(chosen.tolist())]
+    for name, examples in (("learn from", train), ("choose by", valid)):
+        if not examples:
+            raise UserError(
+                f"task {section.kind}: no examples to {name} in {', '.join(section.train)}; give more, or name `valid`"
+            )
+    files = [path for name in parts for path in getattr(section, name) if not path.startswith("sample:")]
+    return Data(train, valid, parts["test"], {path: sha256_of(Path(path)) for path in files})
+
+
+def _read(section: Any, paths: Sequence[str]) -> list[Example]:
+    several = getattr(section, "several", False)
+    return read_examples(paths, section.kind, section.fields, several=several) if paths else []
+
+
+def finetune(
+    trial: Trial, data: Data, folder: Path, progress: Progress = silent, say: Callable[[str], None] = print
+) -> tuple[Task, dict[str, Any]] | None:
+    """Adapt, or go on where it stopped: the task with its best weights in fp32, and what was measured, which also lies in
+    `folder`, with model/. None where it was interrupted.
+
+    Raises UserError where task, network and examples do not fit together.
+    """
+    keep_freed_memory()
+    began = time.perf_counter()
+    task = start(trial, data.train)
+    ranks = Ranks()
+    order, held_out = task.order(data.train, trial.seed), task.order(data.valid, trial.seed, shuffle=False)
+    for part, windows in (("train", order.windows), ("valid", held_out.windows)):
+        for note in task.notes(windows):
+            say(f"{part}: {note}")
+    for sentence in task.shown(order.windows):
+        say(sentence)
+    section = trial.section
+    rows = section.training.rows or max(1, round(section.training.batch * order.rows_per_epoch / order.pieces))
+    rate = RATES[trial.method] * (256 / task.network.config.width) ** 0.5
+    training = section.training.resolved(rows, task.length, rate)
+    if training.validate_every is None:
+        training = training.model_copy(update={"validate_every": validates_every(training, order, held_out)})
+    trainer = Trainer(
+        task,
+        order,
+        held_out,
+        training,
+        folder,
+        trial.seed,
+        ranks=ranks,
+        identity={"task": identity(trial, data)},
+        appraise=lambda: task.check(data.valid),
+        progress=progress,
+        say=say,
+    )
+    for note in task.beside(order.pieces / order.rows_per_epoch * trainer.share.micro):
+        say(note)
+    outcome = trainer.fit()
+    if outcome.interrupted:
+        return None
+    checkpoint.restore(task, outcome.best or outcome.last)
+    task.eval().settle(data.valid)
+    found, judged = _measure(trial, task, data, outcome, time.perf_counter() - began)
+    with new_folder(folder / "model") as model:
+        save_task(task, model, trial.base, about(trial, task, found))
+    keep_judged(judged, task.labels if task.exclusive else None, folder)
+    (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    return task, found
+
+
+def start(trial: Trial, examples: Sequence[Example]) -> Task:
+    """The task on its network as it is before the first step; a function of the seed."""
+    section = trial.section
+    tokens = TASKS[section.kind].tokens_for(section, load_tokenizer(trial.base))
+    network = open_base(trial.base, tokens)
+    torch.manual_seed(trial.seed)
+    if trial.method == "scratch":
+        network.start()
+    task = task_on(network, tokens, section, examples)
+    if (kind := task.head_of(section)) is not None:
+        network.keep_for(kind)
+    _adapt(network, trial.method, section.adaptation)
+    if trial.method in ("frozen", "adapter", "lora") and (new := range(known_tokens(trial.base), tokens.size)):
+        learn_rows(network, new)
+    return task.to(choose_device())
+
+
+def task_on(network: Network, tokens: Tokens, section: Any, examples: Sequence[Example]) -> Task:
+    """A task with a new head on a network that has all its parts yet. Raises UserError where they do not fit together."""
+    made = TASKS[section.kind]
+    labels, kind = made.labels_of(section, examples), made.head_of(section)
+    head = None if kind is None else build_head(network, kind, made.outputs(section, labels))
+    length = section.training.length or min(made.longest, network.config.length)
+    if length > network.config.length:
+        raise UserError(
+            f"training.length {length} is longer than the {network.config.length} positions of the network; shorten the rows"
+        )
+    task = made(network, head, tokens, section, labels, length)
+    if section.training.length is None:
+        task.length = min(length, max(SHORTEST, 16 * -(-_longest(task, examples) // 16)))
+    task.prepare(examples)
+    return task
+
+
+def validates_every(training: recipe.Training, order: Rows, held_out: Rows) -> int | None:
+    """Steps between validations: ten in a run, or as few as take VALIDATING_SHARE of its time; at least two."""
+    epoch = order.rows_per_epoch / training.rows
+    steps = training.steps or epoch * (training.epochs or 1)
+    if training.tokens or training.minutes:
+        return None
+    affordable = VALIDATING_SHARE * steps * training.rows / (held_out.rows_per_epoch * FORWARD_SHARE)
+    return max(1, math.ceil(steps / min(10, max(2, int(affordable)))))
+
+
+def _adapt(network: Network, method: recipe.Method, adaptation: recipe.Adaptation) -> None:
+    """Freeze what is not learned, and add what is."""
+    if method == "frozen":
+        freeze(network, adaptation.top or None)
+    elif method == "adapter":
+        add_bottlenecks(network, adaptation.place or "pfeiffer", adaptation.width or max(1, network.config.width // 8))
+    elif method == "lora":
+        rank, variant = adaptation.rank or 8, adaptation.variant
+        settings = {"rs": variant == "rslora", "dora": variant == "dora", "dropout": adaptation.dropout or 0.0}
+        add_lora(network, Lora(rank, adaptation.alpha or 2 * rank, **settings))
+
+
+def _longest(task: Task, examples: Sequence[Example]) -> int:
+    return max(window.places for window in task.encode(examples))
+
+
+def about(trial: Trial, task: Task, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model folder says of where it comes from and what it can do, see yanmo.card.TaskFacts."""
+    split = "test" if found["test"] else "valid"
+    figures = {name: value if name in task.hundredths else 100 * value for name, value in found[split].items()}
+    facts = {"method": trial.method, "seed": trial.seed, "sources": [named(source) for source in trial.section.train]}
+    facts |= {"split": split, "figures": {name.replace("_", " "): f"{value:.2f}" for name, value in figures.items()}}
+    if trial.method != "scratch":
+        facts["base"] = named(str(trial.base), parts=3)
+    return facts | {"measured_by": found["measured_by"]}
+
+
+def _measure(trial: Trial, task: Task, data: Data, outcome: Outcome, seconds: float) -> tuple[dict[str, Any], list[Judged]]:
+    """What a trial found: figures on the held-out examples, sizes and times; and the test examples, or else those that weights
+    were chosen by, with what was predicted of them."""
+    shown = data.test or data.valid
+    figures, judged = task.judge(shown)
+    found: dict[str, Any] = {"method": trial.method, "seed": trial.seed}
+    found |= {"valid": task.appraise(data.valid), "test": figures} if data.test else {"valid": figures, "test": {}}
+    found |= {"merit": task.merit(found["valid"]), "identity": identity(trial, data)}
+    metric = trial.section.metric or task.metric
+    found |= {"metric": metric, "scale": 1 if metric in task.hundredths else 100, "lower": metric in task.lower}
+    found |= {"measured_by": task.measured_by, "parameters": sum(one.numel() for one in task.parameters())}
+    found["learned"] = sum(one.numel() for one in task.parameters() if one.requires_grad)
+    found |= {"steps": outcome.step, "best_step": outcome.best_step}
+    found |= {"tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9), "minutes": seconds / 60}
+    found["examples"] = {name: len(getattr(data, name)) for name in ("train", "valid", "test")}
+    return found | {"by_eye": task.by_eye, "judged": len(judged), "wrong": sum(one.wrong > 0 for one in judged)}, judged
+
+
+def identity(trial: Trial, data: Data) -> str:
+    """What a trial depends on, as one number: the section, the examples, and all of the base: what is frozen is read from there
+    again when a trial goes on, for checkpoints have only what is learned."""
+    section = trial.section.model_dump(mode="json", exclude={"seeds", "methods", "tune", "test", "lint"})
+    base = {path.name: sha256_of(path) for kind in BASE for path in sorted(trial.base.glob(kind))}
+    tree = {"section": section, "base": base, "method": trial.method, "data": data.sums}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,224 @@
+"""Every weighting with every seed, against the models that learned each task by itself.
+
+A task loses by the company of the others where the interval of the difference is below 0: negative transfer (Wang et al. 2019,
+arXiv:1811.09751). Every trial is a folder, and is gone on with or left alone where it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yanmo import recipe
+from yanmo.blank import make_blank
+from yanmo.errors import Interrupted, UserError
+from yanmo.files import copy_folder, write_atomically
+from yanmo.finetune import Data, read_data
+from yanmo.multitask.learning import MODELS, JointTrial, identity, learn
+from yanmo.progress import Progress, silent
+from yanmo.tasks.intervals import Interval, interval, rendered, student
+from yanmo.trials import RESULTS, TABLE, kept, markdown
+
+TRIALS = "trials"
+"""In the stage's folder: a folder for each weighting and seed."""
+BY_ITSELF = "each by itself"
+
+
+@dataclass(frozen=True)
+class Joint:
+    """section: what is learned together. sections: of its tasks, by name. base: the model folder that it begins with (made where
+    the tasks have a new network). folder: where all of it goes. alone: where the trials of each task by itself lie, a folder for
+    each. shards: of the text that the section's objective learns from."""
+
+    section: recipe.Together
+    sections: Mapping[str, Any]
+    base: Path
+    folder: Path
+    alone: Path
+    shards: Path
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a task has from the others: its figure after learning together less that after learning alone, times `scale`, higher
+    being better. half: how far its 95% interval reaches to both sides, None where a single seed says nothing of that."""
+
+    weighting: str
+    task: str
+    metric: str
+    mean: float
+    half: float | None
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it is negative transfer, and no chance of seeds."""
+        return self.half is not None and self.mean + self.half < 0
+
+    def __str__(self) -> str:
+        mean = round(self.mean, 1) + 0.0                  # no -0.0
+        return f"{mean:+.1f}" + ("" if self.half is None else f" ± {self.half:.1f}")
+
+
+def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Every trial that is not finished; then results.json, results.md and TASK/model: of the best weighting, by the validation
+    examples, its best seed. Returns what results.json holds.
+
+    Raises UserError for whatever a person can mend, and Interrupted when it was asked to stop: all is saved.
+    """
+    data = _read(joint.sections)
+    first = next(iter(joint.sections.values()))
+    if first.is_new:
+        given = first.model_copy(update={"training": joint.section.training})
+        make_blank(given, [one for own in data.values() for one in own.train], joint.base, progress)
+    found: list[dict[str, Any]] = []
+    for weighting in joint.section.weighting:
+        for seed in joint.section.seeds:
+            trial = JointTrial(joint.section, joint.sections, joint.base, joint.shards, weighting, seed)
+            folder = joint.folder / TRIALS / f"{weighting}-seed{seed}"
+            found.append(_finished(trial, data, folder, progress, say))
+    alone = {name: _alone(joint.alone / name, section) for name, section in joint.sections.items()}
+    gains = gains_of(found, alone)
+    results = {"trials": found, "table": table(found, alone, gains), "gains": [asdict(gain) for gain in gains]}
+    results["verdicts"] = verdicts(gains)
+    best = best_of(found)
+    results["best"] = {name: best[name] for name in ("weighting", "seed")}
+    models = joint.folder / TRIALS / f"{best['weighting']}-seed{best['seed']}" / MODELS
+    for name in joint.sections:
+        copy_folder(models / name, joint.folder / name / "model")
+    write_atomically(joint.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False))
+    lines = [*markdown(results["table"]), "", *(f"- {sentence}" for sentence in results["verdicts"])]
+    write_atomically(joint.folder / TABLE, "\n".join(lines) + "\n")
+    for sentence in results["verdicts"]:
+        say(sentence)
+    return results
+
+
+def _read(sections: Mapping[str, Any]) -> dict[str, Data]:
+    """The examples of every task. Raises UserError with the task's name."""
+    found = {}
+    for name, section in sections.items():
+        try:
+            found[name] = read_data(section)
+        except UserError as error:
+            raise UserError(f"tasks.{name}: {error}") from None
+    return found
+
+
+def _finished(
+    trial: JointTrial, data: Mapping[str, Data], folder: Path, progress: Progress, say: Callable[[str], None]
+) -> dict[str, Any]:
+    if (found := kept(folder, identity(trial, data), MODELS)) is not None:
+        return found
+    done = learn(trial, data, folder, progress, say)
+    if done is None:
+        raise Interrupted
+    shutil.rmtree(folder / "checkpoints")
+    return done
+
+
+def _alone(folder: Path, section: Any) -> list[dict[str, Any]]:
+    """The trials of a task by itself that are to be compared with: those that learned all of the network, where there are any."""
+    if not (folder / RESULTS).exists():
+        return []
+    trials = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["trials"]
+    for method in ("scratch" if section.is_new else "full", section.adaptation.method):
+        if own := [trial for trial in trials if trial["method"] == method]:
+            return own
+    return []
+
+
+def best_of(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the weighting whose mean over the seeds is best, by the validation examples, the best seed."""
+    means: dict[str, float] = {}
+    for weighting in dict.fromkeys(one["weighting"] for one in found):
+        merits = [one["merit"] for one in found if one["weighting"] == weighting]
+        means[weighting] = sum(merits) / len(merits)
+    chosen = min(means, key=means.__getitem__)
+    return min((one for one in found if one["weighting"] == chosen), key=lambda one: one["merit"])
+
+
+def gains_of(found: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Gain]:
+    """Of each weighting and task that was also learned by itself: the difference of the means over seeds, with Welch's interval;
+    its degrees of freedom are the fewest that they can be, those of the fewer seeds."""
+    gains = []
+    for weighting in dict.fromkeys(one["weighting"] for one in found):
+        own = [one for one in found if one["weighting"] == weighting]
+        for name, single in alone.items():
+            if not single:
+                continue
+            task = own[0]["tasks"][name]
+            split, scale = _split(task), -task["scale"] if task["lower"] else task["scale"]
+            before = interval([one[split][task["metric"]] for one in single])
+            after = interval([one["tasks"][name][split][task["metric"]] for one in own])
+            half = None
+            if before.half is not None and after.half is not None:
+                errors = [_standard_error(one) for one in (before, after)]
+                half = abs(scale) * student(min(before.seeds, after.seeds) - 1) * math.hypot(*errors)
+            gains.append(Gain(weighting, name, task["metric"], scale * (after.mean - before.mean), half))
+    return gains
+
+
+def _standard_error(found: Interval) -> float:
+    assert found.half is not None, "there are several seeds"
+    return found.half / student(found.seeds - 1)
+
+
+def _split(task: Mapping[str, Any]) -> str:
+    return "test" if task["test"] else "valid"
+
+
+def table(
+    found: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mapping[str, Any]]], gains: Sequence[Gain]
+) -> list[dict[str, str]]:
+    """A line for the tasks by themselves and one for each weighting: each task's metric with a 95% interval over seeds, and what
+    it has gained."""
+    by = {(gain.weighting, gain.task): gain for gain in gains}
+    lines = []
+    tasks = found[0]["tasks"]
+    heads = {name: f"{name}: {task['metric'].replace('_', ' ')} ({_split(task)})" for name, task in tasks.items()}
+
+    def cell(name: str, values: Sequence[float]) -> str:
+        return rendered(values, digits=1, scale=tasks[name]["scale"])
+
+    if any(alone.values()):
+        line = {"weighting": BY_ITSELF}
+        for name, trials in alone.items():
+            values = [one[_split(tasks[name])][tasks[name]["metric"]] for one in trials]
+            line |= {heads[name]: cell(name, values) if values else "–", f"{name}: gain": ""}
+        every = [[one["minutes"] for one in trials] for trials in alone.values() if trials]
+        lines.append({**line, "minutes": f"{sum(sum(own) / len(own) for own in every):.1f}"})
+    for weighting in dict.fromkeys(one["weighting"] for one in found):
+        own, line = [one for one in found if one["weighting"] == weighting], {"weighting": weighting}
+        for name, task in tasks.items():
+            line[heads[name]] = cell(name, [one["tasks"][name][_split(task)][task["metric"]] for one in own])
+            if any(alone.values()):
+                gain = by.get((weighting, name))
+                line[f"{name}: gain"] = "–" if gain is None else str(gain)
+        lines.append({**line, "minutes": f"{sum(one['minutes'] for one in own) / len(own):.1f}"})
+    return lines
+
+
+def verdicts(gains: Sequence[Gain]) -> list[str]:
+    """What can be said of every gain, one sentence for each weighting."""
+    said = []
+    for weighting in dict.fromkeys(gain.weighting for gain in gains):
+        own = [gain for gain in gains if gain.weighting == weighting]
+        lost = [gain for gain in own if gain.is_negative]
+        won = [gain for gain in own if gain.half is not None and gain.mean - gain.half > 0]
+        open_ = [gain for gain in own if gain not in (*lost, *won)]
+        parts = []
+        if lost:
+            each = ", ".join(f"{gain.task} loses {-gain.mean:.1f} ± {gain.half:.1f}" for gain in lost)
+            parts.append(f"negative transfer: {each}")
+        if won:
+            parts.append("gains: " + ", ".join(f"{gain.task} {gain}" for gain in won))
+        if open_:
+            why = "one seed says nothing of chance" if any(gain.half is None for gain in open_) else "within the interval"
+            parts.append("not decided: " + ", ".join(f"{gain.task} {gain}" for gain in open_) + f" ({why})")
+        said.append(f"{weighting}: {'; '.join(parts)}")
+    return said

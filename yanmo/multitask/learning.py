@@ -1,0 +1,240 @@
+"""One training of several tasks at once: with one weighting and one seed, to a model folder for each task and their figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yanmo import checkpoint, recipe
+from yanmo.batch import Order
+from yanmo.errors import UserError
+from yanmo.files import MANIFEST, new_folder, sha256_of
+from yanmo.finetune import RATES, RESULT, Data, task_on, validates_every
+from yanmo.memory import keep_freed_memory
+from yanmo.models.network import Network
+from yanmo.multitask.objective import MultiTask
+from yanmo.multitask.order import MixedOrder, shares_of
+from yanmo.multitask.weighting import build_weighting
+from yanmo.objectives import Objective, objective_on
+from yanmo.parallel import Ranks, choose_device
+from yanmo.progress import Progress, silent
+from yanmo.shards import Shards
+from yanmo.tasks import TASKS, Task
+from yanmo.tasks.folder import open_base, save_task
+from yanmo.tokenizer import load_tokenizer
+from yanmo.train import Outcome, Trainer
+
+MODELS = "models"
+"""In a trial's folder: a model folder for each task."""
+
+
+@dataclass(frozen=True)
+class JointTrial:
+    """section: what is learned together. sections: of its tasks, by name. base: the model folder that the network is from, whose
+    weights count unless `is_new`. shards: the folder of the text that the section's objective learns from."""
+
+    section: recipe.Together
+    sections: Mapping[str, Any]
+    base: Path
+    shards: Path
+    weighting: recipe.WeightingName
+    seed: int
+
+    @property
+    def is_new(self) -> bool:
+        return next(iter(self.sections.values())).is_new
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What learns together, by name, and the orders of rows to learn from and to choose by."""
+
+    objectives: dict[str, Objective]
+    train: dict[str, Order]
+    valid: dict[str, Order]
+    length: int
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return {name: one for name, one in self.objectives.items() if isinstance(one, Task)}
+
+
+def learn(
+    trial: JointTrial, data: Mapping[str, Data], folder: Path, progress: Progress = silent, say: Callable[[str], None] = print
+) -> dict[str, Any] | None:
+    """Learn, or go on where it stopped: what was measured, which also lies in `folder`, with models/TASK. None where it was
+    interrupted. Raises UserError, with the task's name, where tasks, network and examples do not fit together.
+    """
+    keep_freed_memory()
+    began = time.perf_counter()
+    parts = start(trial, data)
+    section, seed = trial.section, trial.seed
+    order, held_out = mixed(section, parts, seed)
+    for name, one in parts.tasks.items():
+        for note in one.notes(getattr(parts.train[name], "windows", ())):
+            say(f"{name}: {note}")
+    squares = [one.squares for one in parts.objectives.values()]
+    objective = MultiTask(
+        next(iter(parts.tasks.values())).network,
+        parts.objectives,
+        {name: [one.row(0)] for name, one in parts.train.items()},
+        parts.length,
+        build_weighting(trial.weighting, squares, section.alpha),
+        section.weights,
+        section.main,
+    ).to(choose_device())
+    valid = {name: data[name].valid for name in parts.tasks}
+    trainer = Trainer(
+        objective,
+        order,
+        held_out,
+        _training(trial, objective, parts, order, held_out),
+        folder,
+        seed,
+        ranks=Ranks(),
+        identity={"together": identity(trial, data)},
+        appraise=lambda: objective.check(valid),
+        progress=progress,
+        say=say,
+    )
+    outcome = trainer.fit()
+    if outcome.interrupted:
+        return None
+    checkpoint.restore(objective, outcome.best or outcome.last)
+    found = _measure(trial, objective, data, outcome, (time.perf_counter() - began) / 60)
+    for name, task in objective.tasks.items():
+        with new_folder(folder / MODELS / name) as model:
+            save_task(task, model, trial.base)
+    (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    return found
+
+
+def start(trial: JointTrial, data: Mapping[str, Data]) -> Parts:
+    """All parts on one network as it is before the first step; a function of the seed."""
+    plain = load_tokenizer(trial.base)
+    tokens = plain
+    for section in trial.sections.values():
+        tokens = TASKS[section.kind].tokens_for(section, tokens)
+    network = open_base(trial.base, tokens)
+    torch.manual_seed(trial.seed)
+    if trial.is_new:
+        network.start()
+    made: dict[str, Objective] = {}
+    for name, section in trial.sections.items():
+        rows = section.training.model_copy(update={"length": trial.section.training.length})
+        with _named(name):
+            made[name] = task_on(network, tokens, section.model_copy(update={"training": rows}), data[name].train)
+    tasks = {name: one for name, one in made.items() if isinstance(one, Task)}
+    length = max(task.length for task in tasks.values())
+    for task in tasks.values():
+        task.length = length
+    train, valid = dict[str, Order](), dict[str, Order]()
+    for name, task in tasks.items():
+        with _named(name):
+            train[name] = task.order(data[name].train, trial.seed)
+            valid[name] = task.order(data[name].valid, trial.seed, shuffle=False)
+    own = trial.section.objective
+    if own is not None:
+        with _named(own.kind):
+            made[own.kind] = objective_on(network, tokens, own, trial.base)
+            for orders, split in ((train, "train"), (valid, "validation")):
+                text = Shards.open(trial.shards, split, plain.hash, split == "train")
+                orders[own.kind] = Order(text, length, made[own.kind], trial.seed, shuffle=split == "train")
+    _let_go(network, [task.head_of(task.section) for task in tasks.values()], own is not None)
+    return Parts(made, train, valid, length)
+
+
+def _let_go(network: Network, kinds: Sequence[Any], pretrains: bool) -> None:
+    """Drop what no part reads; a task without a head of its own, and an objective, read all."""
+    if not pretrains and None not in kinds:
+        network.keep_for(*dict.fromkeys(kinds))
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says whose an error is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"together: {name}: {error}") from None
+
+
+def mixed(section: recipe.Together, parts: Parts, seed: int) -> tuple[MixedOrder, MixedOrder]:
+    """The order of all rows to learn from, in which an epoch is one of all tasks (and the objective's share besides), and that of
+    the held-out ones, in which all parts have as many."""
+    tasks = [parts.train[name].rows_per_epoch for name in parts.tasks]
+    shares = shares_of(tasks, section.sampling, section.temperature)
+    rest = 1.0
+    if len(parts.objectives) > len(tasks):
+        rest = 1 - section.share
+        shares = [*(share * rest for share in shares), section.share]
+    held_out = [one.rows_per_epoch for one in parts.valid.values()]
+    even = [1 / len(held_out)] * len(held_out)
+    train = MixedOrder([parts.train[name] for name in parts.objectives], shares, round(sum(tasks) / rest), seed)
+    return train, MixedOrder([parts.valid[name] for name in parts.objectives], even, sum(held_out), seed)
+
+
+def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: MixedOrder, held_out: MixedOrder) -> recipe.Training:
+    """The trainer's settings, with what the recipe leaves open: about `batch` examples a step, of all parts together."""
+    given = trial.section.training
+    each = [one.pieces / one.rows_per_epoch for one in order.orders if isinstance(one, Order)]
+    pieces = sum(count * many for count, many in zip(order.counts.tolist(), each, strict=True)) / order.block
+    rows = given.rows or max(len(parts.objectives), round(given.batch / pieces))
+    rate = RATES["scratch" if trial.is_new else "full"] * (256 / objective.network.config.width) ** 0.5
+    training = given.resolved(rows, parts.length, rate)
+    every = training.validate_every or validates_every(training, order, held_out)
+    return training.model_copy(update={"validate_every": every})
+
+
+def _measure(
+    trial: JointTrial, objective: MultiTask, data: Mapping[str, Data], outcome: Outcome, minutes: float
+) -> dict[str, Any]:
+    """What was found: each task's figures on its held-out examples, and what all of it took."""
+    tasks: dict[str, Any] = {}
+    for name, task in objective.tasks.items():
+        own = data[name]
+        task.eval().settle(own.valid)
+        metric = task.section.metric or task.metric
+        tasks[name] = {
+            "valid": task.appraise(own.valid),
+            "test": task.appraise(own.test) if own.test else {},
+            "metric": metric,
+            "lower": metric in task.lower,
+            "scale": 1 if metric in task.hundredths else 100,
+            "measured_by": task.measured_by,
+        }
+    valid = {f"{name}/{key}": value for name, one in tasks.items() for key, value in one["valid"].items()}
+    return {
+        "weighting": trial.weighting,
+        "seed": trial.seed,
+        "tasks": tasks,
+        "merit": objective.merit(valid),
+        "weights": dict(zip(objective.parts, objective.weighting.now(), strict=True)),
+        "learned": sum(one.numel() for one in objective.parameters() if one.requires_grad),
+        "steps": outcome.step,
+        "best_step": outcome.best_step,
+        "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
+        "minutes": minutes,
+        "identity": identity(trial, data),
+    }
+
+
+def identity(trial: JointTrial, data: Mapping[str, Data]) -> str:
+    """What a trial depends on, as one number: the sections, the base's weights, the examples, the text."""
+    section = trial.section.model_dump(mode="json", exclude={"seeds", "weighting"})
+    own = {"seeds", "methods", "tune", "test", "training", "adaptation"}
+    sections = {name: one.model_dump(mode="json", exclude=own) for name, one in trial.sections.items()}
+    weights = {path.name: sha256_of(path) for path in sorted(trial.base.glob("*.safetensors"))}
+    text = sha256_of(trial.shards / MANIFEST) if trial.section.objective is not None else None
+    sums = {name: data[name].sums for name in trial.sections}
+    tree = {"section": section, "sections": sections, "weights": weights, "weighting": trial.weighting}
+    tree |= {"data": sums, "text": text}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,141 @@
+"""A model folder opened for use: the network, the tokenizer, and what the task on it says of new inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from yanmo import loading
+from yanmo.errors import UserError
+from yanmo.models import Network
+from yanmo.parallel import choose_device
+from yanmo.tasks import Example, Task
+from yanmo.tasks.findings import LintReport
+from yanmo.tasks.folder import TASK_FILE, load_task
+from yanmo.tasks.lint import lint_files
+from yanmo.tasks.reading import read_examples, read_record
+from yanmo.tasks.windows import LONGEST
+from yanmo.tokenizer import Tokens
+
+LINES = 256
+"""Lines that are predicted together: what comes in slowly is not held back for long."""
+
+
+class Model:
+    """What `yanmo.load` gives: `network, tokenizer = yanmo.load(folder)`; and `yanmo.load(folder).predict(...)` of a task."""
+
+    def __init__(self, network: Network, tokenizer: Tokens, folder: Path, task: Task | None = None):
+        self.network, self.tokenizer, self.folder, self._task = network, tokenizer, folder, task
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.network, self.tokenizer)
+
+    @property
+    def task(self) -> Task:
+        """Raises UserError for a model that has none."""
+        if self._task is None:
+            raise UserError(
+                f"{self.folder} is pretrained and has no task yet: adapt it with `yanmo finetune {self.folder} --task ...`"
+            )
+        return self._task
+
+    def predict(self, inputs: Sequence[Any]) -> list[Any]:
+        """The task's typed prediction for each input: a text, or what a line of a file would say as a mapping, or an Example.
+
+        Raises UserError for a model without a task, and for an input that says too little, by its number.
+        """
+        return self.task.predictions([self.example(one, f"input {number}") for number, one in enumerate(inputs, 1)])
+
+    def example(self, value: Any, origin: str) -> Example:
+        """An input as an example without a label. Raises UserError that names its `origin`."""
+        if isinstance(value, Example):
+            return value
+        section = self.task.section
+        if isinstance(value, str):
+            if self.task.takes is None:
+                raise UserError(f"{origin}: a {section.kind} model needs more than a text: {self.task.wants}")
+            value = {self.task.takes: value}
+        (example,) = read_record(value, origin, section.kind, section.fields, several=getattr(section, "several", False))
+        return example
+
+
+def load(folder: str | Path) -> Model:
+    """The network, in eval mode, and the tokenizer of a model folder, ours or transformers', and its task where it has one.
+
+    Raises UserError for a folder that is not one, naming the models near it, and for parts that do not fit together.
+    """
+    folder = Path(folder)
+    if (folder / TASK_FILE).is_file():
+        task = load_task(folder).to(choose_device())
+        return Model(task.network, task.tokens, folder, task)
+    network, tokens = loading.load(folder)
+    return Model(network, tokens, folder)
+
+
+def predicted_lines(model: Model, lines: Iterable[str]) -> Iterator[str]:
+    """A line of JSON for each line: a text, or a JSON object with the fields of the task. Empty lines are left out.
+
+    Raises UserError that names the line.
+    """
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    for group in _batched(((number, line) for number, line in numbered if line), LINES):
+        examples = [model.example(_value(line), f"line {number}") for number, line in group]
+        for prediction in model.task.predictions(examples):
+            yield json.dumps(as_json(prediction), ensure_ascii=False)
+
+
+def measured(model: Model, files: Sequence[str]) -> dict[str, float]:
+    """The task's figures on labelled files. Raises UserError as reading them does, and for labels that it does not know."""
+    section = model.task.section
+    examples = read_examples(files, section.kind, section.fields, several=getattr(section, "several", False))
+    return model.task.appraise(examples)
+
+
+def linted(section: Any, folder: Path | None) -> LintReport:
+    """What is wrong with the files of a task's section, for a model where one is given. Raises UserError as reading them does."""
+    known: dict[str, Any] = {}
+    if folder is not None:
+        task = (folder / TASK_FILE).is_file()
+        network, tokens = load(folder)
+        known = {"tokens": tokens, "length": section.training.length or min(LONGEST, network.config.length)}
+        named = section.kind in ("classification", "labelling", "relation")
+        known |= {"labels": load_task(folder).labels} if task and named else {}
+    return lint_files(
+        section.train[0] if len(section.train) == 1 else section.train,
+        section.kind,
+        valid=section.valid,
+        test=section.test,
+        fields=section.fields,
+        several=getattr(section, "several", False),
+        **known,
+    )
+
+
+def as_json(prediction: Any) -> Any:
+    """A typed prediction as what JSON has."""
+    if is_dataclass(prediction) and not isinstance(prediction, type):
+        return asdict(prediction)
+    return prediction if isinstance(prediction, Mapping) else {"value": prediction}
+
+
+def _value(line: str) -> Any:
+    if not line.startswith("{"):
+        return line
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line
+
+
+def _batched(lines: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+    group: list[tuple[int, str]] = []
+    for line in lines:
+        group.append(line)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

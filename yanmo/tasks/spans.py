@@ -1,0 +1,39 @@
+"""Labelled parts of a raw text, and the tokens that stand there."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+
+from yanmo.tokenizer.borders import UNSPACED
+
+Part = tuple[int, int, str]
+"""Where it begins, where it has ended, its type: in characters."""
+
+
+def cut(text: str) -> tuple[tuple[int, int], ...]:
+    """Where each token of a text begins and ends: characters of scripts without spaces, words of others, single marks."""
+    return tuple(match.span() for match in _tokens().finditer(text))
+
+
+_RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED)
+
+
+@cache
+def _alone() -> re.Pattern[str]:
+    return re.compile(f"[{_RANGES}]")
+
+
+@cache
+def _tokens() -> re.Pattern[str]:
+    marks = (chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
+    inside = "".join(mark for mark in marks if not _alone().match(mark))  # vowel signs and accents are no letters to \\w
+    return re.compile(f"[{_RANGES}]|(?:[^\\W_{_RANGES}][{inside}\u200c\u200d]*)+|\\S")
+
+
+def joined(tokens: tuple[str, ...]) -> str:
+    """Words with blanks between them; without where most are of a script without spaces, or single characters."""
+    together = "".join(tokens)
+    single = 2 * len(together) <= 3 * len(tokens)
+    return together if single or 2 * len(_alone().findall(together)) > len(tokens) else " ".join(tokens)

@@ -1,0 +1,192 @@
+"""The trials of a task: every method with every seed, settings chosen by successive halving, and the table that compares them.
+
+Successive halving: Jamieson & Talwalkar 2016, arXiv:1502.07943; here every round trains anew, because a schedule of the learning
+rate depends on how long it is. Every trial is a folder, and is gone on with or left alone where it is finished.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yanmo import recipe
+from yanmo.blank import make_blank
+from yanmo.display import duration, number, short
+from yanmo.errors import Interrupted, UserError
+from yanmo.files import copy_folder, write_atomically
+from yanmo.finetune import RESULT, Data, Trial, finetune, identity, read_data
+from yanmo.progress import Progress, silent
+from yanmo.recipe.tasks import EPOCHS
+from yanmo.tasks.intervals import interval, rendered
+from yanmo.tasks.lint import lint
+
+RESULTS, TABLE = "results.json", "results.md"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What is tried for one task: section of the recipe, the model folder that it begins with (made where the section has a new
+    network), and where all of it lies."""
+
+    section: Any
+    base: Path
+    folder: Path
+
+    @property
+    def methods(self) -> tuple[recipe.Method, ...]:
+        return self.section.tried
+
+
+def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> dict[str, Any]:
+    """Every trial that is not finished; then results.json, results.md and model/: the best seed, by the validation examples, of
+    the method that the section names. Returns what results.json holds.
+
+    Raises UserError for whatever a person can mend, before anything is trained where that can be seen, and Interrupted when
+    it was asked to stop: all is saved.
+    """
+    data = read_data(trials.section)
+    look(trials.section, data, say)
+    if trials.section.is_new:
+        make_blank(trials.section, data.train, trials.base, progress)
+    found: list[dict[str, Any]] = []
+    for method in trials.methods:
+        section = _tuned(trials, _adapted_by(trials.section, method), method, data, progress, say)
+        for seed in trials.section.seeds:
+            trial = Trial(section, trials.base, method, seed)
+            found.append(_finished(trial, data, trials.folder / f"{method}-seed{seed}", progress, say))
+    results = {"task": trials.section.kind, "trials": found, "methods": by_method(found), "table": table(found)}
+    best = _best(found, trials.section.adaptation.method)
+    results["best"] = {name: best[name] for name in ("method", "seed")}
+    trials.folder.mkdir(parents=True, exist_ok=True)
+    copy_folder(trials.folder / f"{best['method']}-seed{best['seed']}" / "model", trials.folder / "model")
+    write_atomically(trials.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False))
+    write_atomically(trials.folder / TABLE, "\n".join(markdown(results["table"])) + "\n")
+    return results
+
+
+def look(section: Any, data: Data, say: Say) -> None:
+    """Look at the examples before anything is trained on them. Raises UserError where lint says: do not, naming what is wrong."""
+    report = lint(section.kind, data.train, data.valid, data.test)
+    bad = [one for one in report.sections if one.verdict == "do not train"]
+    again = f"`yanmo lint {' '.join(section.train)} --task {section.kind}` shows all of it"
+    if bad and section.lint:
+        first = [f"{one.name}: {'; '.join(one.found)}" + "".join(f" ({shown.origin})" for shown in one.examples[:1]) for one in bad]
+        raise UserError(f"not trained on these examples: {'. '.join(first)}. {again}; to train all the same, set lint=false")
+    if report.verdict != "ok":
+        say(f"lint: {report.closing()[1]}; {again}")
+
+
+def _finished(trial: Trial, data: Data, folder: Path, progress: Progress, say: Say) -> dict[str, Any]:
+    """What a trial found, from its folder where it is finished. Its checkpoints are dropped when its model is there."""
+    if (found := kept(folder, identity(trial, data), "model")) is not None:
+        return found
+    done = finetune(trial, data, folder, progress, say)
+    if done is None:
+        raise Interrupted
+    shutil.rmtree(folder / "checkpoints")
+    return done[1]
+
+
+def kept(folder: Path, identity: str, model: str) -> dict[str, Any] | None:
+    """What a trial found that is finished, with `model` in its folder; None for one that is not. Raises UserError where another
+    trial lies there."""
+    file = folder / RESULT
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found.get("identity") != identity or not (folder / model).exists():
+        raise UserError(
+            f"{folder} holds a trial of another task, other examples or other settings; give the run another name, or delete "
+            "the folder"
+        )
+    return found
+
+
+def _adapted_by(section: Any, method: recipe.Method) -> Any:
+    """The section with a method's own adaptation; what the section says of another method is not its."""
+    if section.adaptation.method == method:
+        return section
+    return section.model_copy(update={"adaptation": recipe.Adaptation(method="full" if method == "scratch" else method)})
+
+
+def _tuned(trials: Trials, section: Any, method: recipe.Method, data: Data, progress: Progress, say: Say) -> Any:
+    """The section with the settings of training that came out best for a method: of all combinations half are left after each
+    round, and every round trains twice as long, the last one in full."""
+    grid = section.tune
+    candidates = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
+    rounds = math.ceil(math.log2(len(candidates))) if len(candidates) > 1 else 0
+    for round_ in range(rounds):
+        share = 0.5 ** (rounds - 1 - round_)
+        scored = []
+        for settings in candidates:
+            tried = _with(section, settings, share)
+            name = ",".join(f"{name}={number(value)}" for name, value in settings.items())
+            trial = Trial(tried, trials.base, method, section.seeds[0])
+            found = _finished(trial, data, trials.folder / "tune" / f"{method}-round{round_}-{name}", progress, say)
+            scored.append((found["merit"], name, settings))
+            say(f"{method}, {share:g} of the time, {name}: {found['metric']} {found['valid'][found['metric']]:.4g}")
+        scored.sort(key=lambda one: one[:2])
+        candidates = [settings for _, _, settings in scored[: math.ceil(len(scored) / 2)]]
+    return _with(section, candidates[0], 1.0) if candidates else section
+
+
+def _with(section: Any, settings: Mapping[str, float], share: float) -> Any:
+    """The section with other settings of training, for a share of its budget."""
+    training, values = section.training, dict(settings)
+    if "batch" in values:
+        values["batch"] = int(values["batch"])
+    budget = next((name for name in recipe.BUDGETS if getattr(training, name) is not None), "epochs")
+    whole = values.get(budget) or getattr(training, budget) or EPOCHS
+    values[budget] = whole * share if budget in ("epochs", "minutes") else max(1, round(whole * share))
+    return section.model_copy(update={"training": training.model_copy(update=values)})
+
+
+def _best(found: Sequence[Mapping[str, Any]], method: str) -> Mapping[str, Any]:
+    own = [one for one in found if one["method"] == method] or found
+    return min(own, key=lambda one: one["merit"])
+
+
+def by_method(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each method came to: its metric on the test examples, where there are any, one value for each seed, times `scale` as
+    people read it; their mean and how far its 95% interval reaches to both sides, None for one seed; sizes and seconds."""
+    methods = []
+    for method in dict.fromkeys(one["method"] for one in found):
+        own = [one for one in found if one["method"] == method]
+        first, split = own[0], "test" if own[0]["test"] else "valid"
+        values = [one["scale"] * one[split][one["metric"]] for one in own]
+        over_seeds = interval(values)
+        line = {name: first[name] for name in ("method", "metric", "learned", "parameters")}
+        line |= {"split": split, "lower": first.get("lower", False), "values": values}
+        line |= {"mean": over_seeds.mean, "half": over_seeds.half}
+        methods.append(line | {"seconds": 60 * sum(one["minutes"] for one in own) / len(own)})
+    return methods
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line for each method, as people read it."""
+    return [
+        {
+            "method": one["method"],
+            f"{one['metric'].replace('_', ' ')} ({one['split']})": rendered(one["values"], digits=1),
+            "learned": _share(one["learned"], one["parameters"]),
+            "time": duration(one["seconds"]),
+        }
+        for one in by_method(found)
+    ]
+
+
+def _share(learned: int, parameters: int) -> str:
+    """5.3 M of 5.3 M"""
+    return f"{short(learned)} of {short(parameters)}"
+
+
+def markdown(lines: Sequence[Mapping[str, str]]) -> list[str]:
+    heads = list(lines[0])
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(line.values())} |" for line in lines)]
