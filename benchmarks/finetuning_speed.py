@@ -5,8 +5,8 @@
 Every side is a process of its own, and the sides take turns round after round. All have the same network (new, BERT of `--size`,
 its tokenizer trained on the texts of FILE), the same examples (those that fit into `--longest` tokens, so that nobody cuts any),
 32 of them a step, AdamW, gradients clipped to 1. transformers pads each batch to its longest; at its best it computes in bf16 and
-takes texts of similar length together. Examples a second count real examples after the first steps; what is reported is the median
-over the rounds and, for ratios, the median and the range of the rounds' own ratios.
+takes texts of similar length together. Examples a second count real examples after the first steps; what is reported is the
+median over the rounds and, for ratios, the median and the range of the rounds' own ratios.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from yanmo.recipe import Recipe, read_recipe, unread
 ROOT = Path(__file__).parent.parent
 SHORT = ["training.steps=2", "training.rows=2", "training.length=64"]
 SIZES = ["model.layers=2", "model.width=64"]
-SHORT += ["tasks={}", "together=null", "evaluation.pseudo_likelihood=2", "corpus.workers=1", "corpus.validation=0.1", "training.validation_rows=8"]
+SHORT += ["tasks={}", "together=null", "evaluation.pseudo_likelihood=2"]
+SHORT += ["corpus.workers=1", "corpus.validation=0.1", "training.validation_rows=8"]
 
 
 def some_text(folder: Path, language: str) -> Path:

@@ -2,15 +2,18 @@
 
 import io
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import yanmo
 from yanmo.errors import Interrupted, UserError
 from yanmo.recipe import parse_task
+from yanmo.tasks.judged import MOST
 from yanmo.trials import Trials, carry_out
 
 GOOD, BAD = ["很好，下次还会来", "房间干净，服务好", "好书，推荐"], ["太差了，退货", "房间很脏，服务差", "不好看，浪费钱"]
@@ -55,6 +58,48 @@ def test_every_method_is_measured_and_moves_what_it_says(trials):
     assert all(set(one["test"]) >= {"accuracy", "macro_f1", "calibration_error"} for one in found.values())
     table = (trials[0].folder / "results.md").read_text(encoding="utf-8")
     assert all(f"| {method} |" in table for method in found)
+
+
+def test_what_came_out_wrong_is_kept(trials, reviews):
+    for found in trials[1]["trials"]:
+        folder = trials[0].folder / f"{found['method']}-seed0"
+        errors = [json.loads(line) for line in (folder / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = (reviews / "reviews.jsonl").read_text(encoding="utf-8").splitlines()
+        assert found["judged"] == len(rows) == 60
+        assert found["wrong"] == round(60 * (1 - found["test"]["accuracy"]))
+        assert len(errors) == min(found["wrong"], MOST)
+        for error in errors:
+            row = json.loads(rows[int(error["origin"].rpartition(":")[2]) - 1])
+            assert (error["given"], error["gold"]) == (row["text"], row["label"]) != (row["text"], error["predicted"])
+        confusion = json.loads((folder / "confusion.json").read_text(encoding="utf-8"))
+        counts = np.array(confusion["counts"])
+        assert confusion["labels"] == ["bad", "good"]
+        assert counts.trace() == 60 - found["wrong"]
+        assert counts.sum(1).tolist() == [sum(json.loads(row)["label"] == label for row in rows) for label in ("bad", "good")]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("method", "library"),
+    [("scratch", "transformers"), ("full", "transformers"), ("lora", "peft"), ("adapter", "yanmo")],
+)
+def test_the_card_says_what_lies_there_and_how_to_load_it(trials, reviews, method, library, monkeypatch):
+    folder = trials[0].folder / f"{method}-seed0" / "model"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front == {"library_name": library, "pipeline_tag": "text-classification", "tags": ["yanmo", "bert", "classification"]}
+    (found,) = [one for one in trials[1]["trials"] if one["method"] == method]
+    assert f"| accuracy | {100 * found['test']['accuracy']:.2f} |" in card
+    assert "Labels: `bad`, `good`." in card
+    assert "- `reviews.jsonl`" in card
+    assert str(reviews) not in card, "no paths of this machine"
+    assert ("quickstart/pretrain/model" in card) == (method != "scratch")
+    monkeypatch.chdir(folder)
+    base = str(trials[0].base)
+    for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        made = {}
+        exec(block.replace("quickstart/pretrain/model", base), made)
+        assert "yanmo" in block or made["model"].config.num_labels == 2
 
 
 def test_what_is_finished_is_not_done_again(trials, reviews):

@@ -27,6 +27,10 @@ tokenizer = AutoTokenizer.from_pretrained(".")"""
 PREDICTING = """import yanmo
 
 yanmo.load(".").predict([{example}])"""
+EMBEDDING = """import yanmo
+
+network, tokenizer = yanmo.load(".")
+vectors = yanmo.embed(network, tokenizer, [{example}])"""
 PIPELINES = {
     "classification": "text-classification",
     "regression": "text-classification",
@@ -48,6 +52,16 @@ INPUTS = {
 LABELS_SHOWN = 40
 
 
+def command_of(kind: str, model: str) -> str:
+    """What a person types to use a task's model."""
+    if kind == "dialogue":
+        return f"yanmo chat {model}"
+    if kind == "retrieval":
+        return f"yanmo index {model} texts.txt --out texts"
+    given = INPUTS.get(kind)
+    return f"yanmo predict {model} " + ('"..."' if given is None else f"'{given}'")
+
+
 def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[str, float | str], own: bool = False) -> str:
     """README.md of a model folder: YAML front matter, how to load it, what it was trained on and how it measured.
 
@@ -61,7 +75,7 @@ def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[st
         f"A {family} of {_millions(parameters)}, pretrained with Yanmo {__version__} ({recipe.objective.kind} language model).",
         [LOADING_THEIRS.format(auto=auto) if auto else LOADING_OURS],
         [source.path for source in recipe.corpus.sources],
-        {"measured": ""} | figures,
+        {"measured": "", **figures},
         "How it was made, every setting: `recipe.yaml` in the run folder.",
     )
 
@@ -69,8 +83,7 @@ def model_card(recipe: Recipe, family: str, parameters: int, figures: Mapping[st
 @dataclass(frozen=True)
 class TaskFacts:
     """What the card of a task's model says. auto: transformers' class, None where it has none. base: the folder that it began
-    with, None for a new network; added: whether only what was added to that lies here. figures: what was measured, by name;
-    measured_by: how, of those that need it said."""
+    with, None for a new network; added: whether only what was added to that lies here. figures: what was measured, by name."""
 
     kind: str
     family: str
@@ -84,14 +97,13 @@ class TaskFacts:
     seed: int | None = None
     sources: Sequence[str] = ()
     split: str = ""
-    figures: Mapping[str, float | str] = field(default_factory=dict)
-    measured_by: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 def task_card(facts: TaskFacts) -> str:
     """README.md of a task's model folder, in the form of a pretrained one's."""
     library = "yanmo" if facts.auto is None else "peft" if facts.added else "transformers"
-    how = ", ".join([facts.method] * bool(facts.method) + ([] if facts.seed is None else [f"seed {facts.seed}"]))
+    how = ", ".join([f"method {facts.method}"] * bool(facts.method) + ([] if facts.seed is None else [f"seed {facts.seed}"]))
     lead = f"A {facts.family} of {_millions(facts.parameters)} for {facts.kind}, made with Yanmo {__version__}"
     lead += f" ({how})." if how else "."
     if facts.base is not None and facts.added:
@@ -108,9 +120,9 @@ def task_card(facts: TaskFacts) -> str:
         loading.append(LOADING_ADAPTER.format(auto=facts.auto, base=facts.base, outputs=outputs))
     elif facts.auto is not None:
         loading.append(LOADING_THEIRS.format(auto=facts.auto))
-    loading.append(PREDICTING.format(example=INPUTS.get(facts.kind, '"..."')))
-    shown = dict(facts.figures)
-    shown |= {f"{name}, signature": f"`{signature}`" for name, signature in facts.measured_by.items()}
+    use = EMBEDDING if facts.kind == "retrieval" else PREDICTING
+    loading.append(use.format(example=INPUTS.get(facts.kind, '"..."')))
+    shown = {name: text.replace("|", " \\| ") for name, text in facts.figures.items()}
     front = {"library_name": library, "pipeline_tag": PIPELINES[facts.kind], "tags": ["yanmo", facts.family, facts.kind]}
     title = f"{facts.kind.capitalize()} with a {facts.family}"
     table = {f"measured on {facts.split} examples": ""} | shown if shown else {}

@@ -71,7 +71,7 @@ def evaluate(
     rest: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE|FILE]...", help="Settings; for a model: files.")] = None,
 ) -> None:
     """Measure a recipe's pretrained model on the held-out documents; or a task's model on labelled files."""
-    if not path.is_dir():
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
         _carry_out(path, rest, "evaluation")
         return
     import yanmo
@@ -80,8 +80,9 @@ def evaluate(
 
     if not rest:
         raise UserError(f"{path}: name the labelled files that it is to be measured on: yanmo evaluate {path} test.jsonl")
-    figures = measured(yanmo.load(path), rest)
-    display.table(str(path), [(name.replace("_", " "), display.number(value)) for name, value in figures.items()])
+    model = yanmo.load(path)
+    figures = measured(model, rest)
+    display.table(f"{path}, {', '.join(rest)}", [*model.task.readable(figures).items()])
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -97,6 +98,7 @@ def finetune(
     """Adapt a model to a task: yanmo finetune MODEL --task classification --train train.jsonl training.epochs=5"""
     from yanmo import display, trials
     from yanmo.recipe import parse_task
+    from yanmo.summary import summary_of_task
 
     files = {"train": train, "valid": valid or [], "test": test or []}
     section = parse_task({"kind": task, **files}, overrides or [])
@@ -104,7 +106,8 @@ def finetune(
     with display.stage(section.kind) as progress:
         found = trials.carry_out(trials.Trials(section, model, folder), progress, display.note)
     display.columns(f"{section.kind}, {model}", found["table"])
-    display.table("", [("model", str(folder / "model")), ("try", f"yanmo predict {folder / 'model'} \"...\"")])
+    print()
+    display.table("", summary_of_task(section.kind, folder, found["best"]))
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -457,9 +460,10 @@ def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
             display.note(f"Stopped, and nothing is lost. To go on: {again}", "bold")
         raise typer.Exit(130) from None
     if run.is_first():
-        display.table(recipe.name, summary(done.recipe, done.folder, until))
         for name, lines in task_tables(done.recipe, done.folder):
-            display.columns(f"\n{name}", lines)
+            display.columns(name, lines)
+            print()
+        display.table(recipe.name, summary(done.recipe, done.folder, until))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as Bars
@@ -46,22 +47,22 @@ def note(sentence: str, style: str = "") -> None:
 
 def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Names and what they are, on standard output, so that a closing table can be kept."""
-    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    shown = Table(show_header=False, box=None, pad_edge=False)
     shown.add_column(style="dim", no_wrap=True)
     shown.add_column(overflow="fold")
     for name, text in rows:
         shown.add_row(Text(name), Text(text))
-    Console(highlight=False).print(shown)
+    _print(title, shown, Console(highlight=False))
 
 
 def columns(title: str, lines: Sequence[Mapping[str, str]]) -> None:
     """Lines of the same columns, on standard output."""
-    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)
     for name in lines[0] if lines else ():
         shown.add_column(Text(name), style="dim" if name == next(iter(lines[0])) else "", overflow="fold")
     for line in lines:
         shown.add_row(*map(Text, line.values()))
-    Console(highlight=False).print(shown)
+    _print(title, shown, Console(highlight=False))
 
 
 MARKS = {"ok": ("✓", "green"), "look at": ("!", "yellow"), "do not train": ("✗", "bold red")}
@@ -69,17 +70,36 @@ MARKS = {"ok": ("✓", "green"), "look at": ("!", "yellow"), "do not train": ("�
 
 def findings(title: str, rows: Sequence[tuple[str, str, Sequence[tuple[str, str]]]], closing: tuple[str, str]) -> None:
     """What was found, on standard output: (verdict, name, lines as style and text) each, and at the end a verdict and why."""
-    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    shown = Table(show_header=False, box=None, pad_edge=False)
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
+    out = Console(highlight=False)
+    room = out.width - 3 - max((cell_len(name) + 2 for _, name, _ in rows), default=0)
     for verdict, name, lines in rows:
         mark, style = MARKS[verdict]
-        shown.add_row(Text(f"{mark} {name}", style), Text("\n").join(Text(text, style) for style, text in lines))
-    out = Console(highlight=False)
-    out.print(shown)
+        cut = [(style, on_one_line(text, room) if style == EXAMPLE else text) for style, text in lines]
+        shown.add_row(Text(f"{mark} {name}", style), Text("\n").join(Text(text, style) for style, text in cut))
+    _print(title, shown, out)
     verdict, sentence = closing
     mark, style = MARKS[verdict]
     out.print(Text.assemble((f"{mark} {verdict}", style), f": {sentence}"))
+
+
+def _print(title: str, shown: Table, out: Console) -> None:
+    """A table under its title, which may be wider."""
+    if title:
+        out.print(Text(title, "bold"))
+    out.print(shown)
+
+
+EXAMPLE = "dim"
+"""The style of an example, which has one line."""
+
+
+def on_one_line(text: str, width: int) -> str:
+    """A text on one line, cut at its end; a wide character counts twice."""
+    text = " ".join(text.split())
+    return text if cell_len(text) <= width else f"{set_cell_size(text, max(1, width - 2)).rstrip()} …"
 
 
 def duration(seconds: float) -> str:

@@ -134,7 +134,8 @@ def finetune(
     task.eval().settle(data.valid)
     found, judged = _measure(trial, task, data, outcome, time.perf_counter() - began)
     with new_folder(folder / "model") as model:
-        save_task(task, model, trial.base, about(trial, task, found))
+        known = about(task, section, None if trial.method == "scratch" else trial.base, found)
+        save_task(task, model, trial.base, known | {"method": trial.method, "seed": trial.seed})
     keep_judged(judged, task.labels if task.exclusive else None, folder)
     (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     return task, found
@@ -154,6 +155,8 @@ def start(trial: Trial, examples: Sequence[Example]) -> Task:
     _adapt(network, trial.method, section.adaptation)
     if trial.method in ("frozen", "adapter", "lora") and (new := range(known_tokens(trial.base), tokens.size)):
         learn_rows(network, new)
+    if not any(parameter.requires_grad for parameter in task.parameters()):
+        raise UserError(f"method {trial.method}: {task.kind} has no head, so nothing would be learned; set adaptation.top")
     return task.to(choose_device())
 
 
@@ -200,15 +203,12 @@ def _longest(task: Task, examples: Sequence[Example]) -> int:
     return max(window.places for window in task.encode(examples))
 
 
-def about(trial: Trial, task: Task, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model folder says of where it comes from and what it can do, see yanmo.card.TaskFacts."""
+def about(task: Task, section: Any, base: Path | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model folder says of where it comes from and what it can do, see yanmo.card.TaskFacts. base: None for a network that
+    had learned nothing before."""
     split = "test" if found["test"] else "valid"
-    figures = {name: value if name in task.hundredths else 100 * value for name, value in found[split].items()}
-    facts = {"method": trial.method, "seed": trial.seed, "sources": [named(source) for source in trial.section.train]}
-    facts |= {"split": split, "figures": {name.replace("_", " "): f"{value:.2f}" for name, value in figures.items()}}
-    if trial.method != "scratch":
-        facts["base"] = named(str(trial.base), parts=3)
-    return facts | {"measured_by": found["measured_by"]}
+    facts = {"sources": [named(source) for source in section.train], "split": split, "figures": task.readable(found[split])}
+    return facts if base is None else facts | {"base": named(str(base), parts=3)}
 
 
 def _measure(trial: Trial, task: Task, data: Data, outcome: Outcome, seconds: float) -> tuple[dict[str, Any], list[Judged]]:

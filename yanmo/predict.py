@@ -12,14 +12,14 @@ from yanmo import loading
 from yanmo.errors import UserError
 from yanmo.models import Network
 from yanmo.parallel import choose_device
-from yanmo.tasks import Example, Task
+from yanmo.tasks import TASKS, Example, Task
 from yanmo.tasks.findings import LintReport
 from yanmo.tasks.folder import TASK_FILE, load_task
 from yanmo.tasks.lint import lint_files
 from yanmo.tasks.reading import read_examples, read_record
-from yanmo.tasks.windows import LONGEST
 from yanmo.tokenizer import Tokens
 
+DIGITS = 6
 LINES = 256
 """Lines that are predicted together: what comes in slowly is not held back for long."""
 
@@ -57,7 +57,7 @@ class Model:
         if isinstance(value, str):
             if self.task.takes is None:
                 raise UserError(f"{origin}: a {section.kind} model needs more than a text: {self.task.wants}")
-            value = {self.task.takes: value}
+            value = {section.fields.get(self.task.takes, self.task.takes): value}
         (example,) = read_record(value, origin, section.kind, section.fields, several=getattr(section, "several", False))
         return example
 
@@ -84,7 +84,7 @@ def predicted_lines(model: Model, lines: Iterable[str]) -> Iterator[str]:
     for group in _batched(((number, line) for number, line in numbered if line), LINES):
         examples = [model.example(_value(line), f"line {number}") for number, line in group]
         for prediction in model.task.predictions(examples):
-            yield json.dumps(as_json(prediction), ensure_ascii=False)
+            yield json.dumps(_rounded(as_json(prediction)), ensure_ascii=False)
 
 
 def measured(model: Model, files: Sequence[str]) -> dict[str, float]:
@@ -100,7 +100,7 @@ def linted(section: Any, folder: Path | None) -> LintReport:
     if folder is not None:
         task = (folder / TASK_FILE).is_file()
         network, tokens = load(folder)
-        known = {"tokens": tokens, "length": section.training.length or min(LONGEST, network.config.length)}
+        known = {"tokens": tokens, "length": section.training.length or min(TASKS[section.kind].longest, network.config.length)}
         named = section.kind in ("classification", "labelling", "relation")
         known |= {"labels": load_task(folder).labels} if task and named else {}
     return lint_files(
@@ -119,6 +119,15 @@ def as_json(prediction: Any) -> Any:
     if is_dataclass(prediction) and not isinstance(prediction, type):
         return asdict(prediction)
     return prediction if isinstance(prediction, Mapping) else {"value": prediction}
+
+
+def _rounded(value: Any) -> Any:
+    """The same with no more digits than say something."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _value(line: str) -> Any:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from yanmo.card import command_of
 from yanmo.display import duration, number
 from yanmo.recipe import KIND_OF, USES, Recipe
 
@@ -24,11 +25,21 @@ def summary(recipe: Recipe, folder: Path, until: str) -> list[tuple[str, str]]:
     rows += [("model", str(model))] if recipe.corpus.sources else []
     if (folder / "report.html").exists():
         rows.append(("report", str(folder / "report.html")))
-    tasks = [folder / "tasks" / name / "model" for name in recipe.tasks]
-    rows += [(f"model of {task.parent.name}", str(task)) for task in tasks if task.exists()]
-    if not recipe.corpus.sources:
-        return [*rows, *(("try", f'yanmo predict {task} "..."') for task in tasks[:1])]
-    return [*rows, *_next(recipe, model)]
+    tasks = {name: task for name in recipe.tasks if (task := folder / "tasks" / name / "model").exists()}
+    rows += [(f"model of {name}", str(task)) for name, task in tasks.items()]
+    rows += [("try", command_of(recipe.tasks[name].kind, str(task))) for name, task in [*tasks.items()][:1]]
+    return [*rows, *_next(recipe, model)] if recipe.corpus.sources else rows
+
+
+def summary_of_task(kind: str, folder: Path, best: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of what one task has left in its folder: its model, which of the trials it is, what that gets wrong."""
+    trial = folder / f"{best['method']}-seed{best['seed']}"
+    return [
+        ("model", f"{folder / 'model'}, which is {best['method']} with seed {best['seed']}"),
+        ("mistakes", str(trial / "errors.jsonl")),
+        ("try", command_of(kind, str(folder / "model"))),
+        ("measure", f"yanmo evaluate {folder / 'model'} FILE"),
+    ]
 
 
 def task_tables(recipe: Recipe, folder: Path) -> list[tuple[str, list[dict[str, str]]]]:

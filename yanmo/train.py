@@ -273,7 +273,7 @@ class Trainer:
             self._shown = now
             left = (state.steps - state.step) * self._speed
             shown = {"loss": found.loss, "tokens_per_second": found.tokens / self._speed, "left": left}
-            self.progress(state.step, state.steps, "step", **shown)
+            self.progress(state.step, state.steps, "steps", **shown)
 
     # Saving, and going back
 

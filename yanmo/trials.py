@@ -77,7 +77,8 @@ def look(section: Any, data: Data, say: Say) -> None:
     bad = [one for one in report.sections if one.verdict == "do not train"]
     again = f"`yanmo lint {' '.join(section.train)} --task {section.kind}` shows all of it"
     if bad and section.lint:
-        first = [f"{one.name}: {'; '.join(one.found)}" + "".join(f" ({shown.origin})" for shown in one.examples[:1]) for one in bad]
+        where = ["".join(f" ({shown.origin})" for shown in one.examples[:1]) for one in bad]
+        first = [f"{one.name}: {'; '.join(one.found)}{place}" for one, place in zip(bad, where, strict=True)]
         raise UserError(f"not trained on these examples: {'. '.join(first)}. {again}; to train all the same, set lint=false")
     if report.verdict != "ok":
         say(f"lint: {report.closing()[1]}; {again}")
@@ -87,10 +88,17 @@ def _finished(trial: Trial, data: Data, folder: Path, progress: Progress, say: S
     """What a trial found, from its folder where it is finished. Its checkpoints are dropped when its model is there."""
     if (found := kept(folder, identity(trial, data), "model")) is not None:
         return found
-    done = finetune(trial, data, folder, progress, say)
+    name = f"{folder.parent.name}/{folder.name}"
+
+    def shown(done: float, total: float | None, unit: str, **figures: float | str) -> None:
+        progress(done, total, f"{unit} of {name}", **figures)
+
+    done = finetune(trial, data, folder, shown, say)
     if done is None:
         raise Interrupted
     shutil.rmtree(folder / "checkpoints")
+    (line,) = by_method([done[1]])
+    say(f"{name}: {line['metric'].replace('_', ' ')} {line['mean']:.1f} ({line['split']}), {duration(line['seconds'])}")
     return done[1]
 
 

@@ -13,12 +13,13 @@ sys.path.append(str(Path(__file__).parent.parent / "tasks"))
 from small_tasks import network_of, tokens_of
 
 from yanmo import adapt, models
-from yanmo.adapt import Lora, add_bottlenecks, add_lora, fold_rows, freeze, grown, learn_rows, load_adapter, rows_of, save_adapter
+from yanmo.adapt import Lora, add_lora, fold_rows, freeze, grown, learn_rows, load_adapter, rows_of, save_adapter
 from yanmo.adapt.lora import lora_weights
 from yanmo.adapt.rows import set_rows
+from yanmo.batch import Packed
 from yanmo.errors import UserError
 from yanmo.finetune import Data, Trial, finetune, identity
-from yanmo.models import FAMILIES, build_head
+from yanmo.models import FAMILIES
 from yanmo.predict import load_task
 from yanmo.recipe import parse_task
 from yanmo.tasks.examples import Related
@@ -28,7 +29,7 @@ from yanmo.tokenizer import load_tokenizer, save_tokenizer
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 """peft asks transformers under the old name."""
 KNOWN, NEW = 120, (120, 121, 122)
-AUTO = {"t5": "AutoModelForSeq2SeqLM", "bart": "AutoModelForSeq2SeqLM", "bert": "AutoModelForMaskedLM"}
+AUTO = {"t5 tied": "AutoModelForSeq2SeqLM", "bart": "AutoModelForSeq2SeqLM"}
 
 
 def with_new(batch=None):
@@ -47,10 +48,12 @@ def moved(network, seed=0):
 
 
 def new(family):
-    name, _, untied = family.partition(" untied")
+    name, _, tied = family.partition(" ")
+    if tied not in ("tied", "untied"):
+        return tiny(family)
     network = tiny(name)
-    if untied:
-        settings = {**network.config.settings, "tie_word_embeddings": False}
+    if tied:
+        settings = {**network.config.settings, "tie_word_embeddings": tied == "tied"}
         network = FAMILIES[name].network(FAMILIES[name].understand(settings, pair=False, where="test")).eval()
         torch.manual_seed(2)
         for parameter in network.parameters():
@@ -62,7 +65,7 @@ def logits(network, batch):
     return network.logits(run(network, batch))
 
 
-@pytest.mark.parametrize("family", [*ALL, "llama untied"])
+@pytest.mark.parametrize("family", [*ALL, "llama untied", "t5 tied"])
 def test_their_gradient_is_that_of_the_whole_table(family):
     """The same scores as before and as after folding; the same gradient as full fine-tuning gives these rows."""
     network, batch = grown(new(family), 123, KNOWN), with_new()
@@ -91,8 +94,9 @@ def test_their_gradient_is_that_of_the_whole_table(family):
     assert all(torch.equal(one, tables[name]) for name, one in network.named_parameters())
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "llama untied", "t5", "bart"])
-@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize(
+    ("family", "room"), [*((name, False) for name in ("gpt2", "llama", "llama untied", "t5 tied", "bart")), ("gpt2", True)]
+)
 @torch.no_grad()
 def test_plain_peft_reads_them(tmp_path, family, room):
     """Where the base has room for them as it is, and where transformers must be told to make room first."""
@@ -108,24 +112,58 @@ def test_plain_peft_reads_them(tmp_path, family, room):
     made = logits(moved(network), batch)
     save_adapter(network, tmp_path / "adapter", tmp_path / "base")
     told = json.loads((tmp_path / "adapter" / "adapter.json").read_text())["tokens"]
-    assert told == {"ids": list(ids), "before_peft": None if room else "model.resize_token_embeddings(131)"}
+    assert told == {"ids": list(ids), "peft": None if room else "read it after model.resize_token_embeddings(131)"}
     model = getattr(transformers, AUTO.get(family, "AutoModelForCausalLM")).from_pretrained(tmp_path / "base")
-    if told["before_peft"]:
+    if told["peft"]:
         model.resize_token_embeddings(131)
     model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     asked = {"decoder_input_ids": batch.tokens} if model.config.is_encoder_decoder else {}
     found = model(input_ids=batch.tokens, attention_mask=torch.ones_like(batch.tokens), **asked).logits
-    places = slice(0, known + 3)
-    if family == "bert":                                  # the vocabulary's bias is not learned, and transformers begins it at 0
-        places = slice(0, known)
-    torch.testing.assert_close(found[..., places], made[..., places], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[..., : known + 3], made[..., : known + 3], atol=1e-5, rtol=1e-5)
     other, *_ = load_adapter(tmp_path / "adapter")
     assert torch.equal(logits(other.eval(), batch), made)
     with pytest.raises(UserError, match="for another network"):
         set_rows(other, {name: rows[:2] for name, rows in rows_of(other).items()}, "here")
 
 
-SECTION = {"training": {"epochs": 4, "length": 64, "batch": 4, "learning_rate": 3e-3}, "lint": False}
+@torch.no_grad()
+def test_plain_peft_reads_markers_of_a_task(learned, base):
+    """BERT's own head of tokens, on a base that has no rows for markers."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    folder, task, _ = learned["lora"]
+    model = transformers.AutoModelForTokenClassification.from_pretrained(base, num_labels=task.head.outputs)
+    room = task.tokens.size > model.config.vocab_size
+    told = json.loads((folder / "adapter.json").read_text())["tokens"]["peft"]
+    assert told == (f"read it after model.resize_token_embeddings({task.tokens.size})" if room else None)
+    model.resize_token_embeddings(task.tokens.size)
+    model = peft.PeftModel.from_pretrained(model, folder).eval()
+    tokens = torch.from_numpy(task.encode(related()[:1])[0].tokens)[None].long()
+    batch = Packed(tokens, torch.ones_like(tokens), torch.arange(tokens.shape[1])[None], whole=True)
+    made = task.head(task.network.states(batch, "token"), batch)
+    torch.testing.assert_close(model(input_ids=tokens).logits, made, atol=1e-5, rtol=1e-5)
+
+
+def test_it_says_where_plain_peft_would_compute_something_else(tmp_path):
+    for family in ("bert", "t5 untied"):
+        models.save(new(family), tmp_path / family)
+        network = grown(models.load(tmp_path / family), 123, KNOWN)
+        add_lora(network, Lora(2))
+        learn_rows(network, NEW)
+        save_adapter(network, tmp_path / "adapter" / family, tmp_path / family)
+        told = json.loads((tmp_path / "adapter" / family / "adapter.json").read_text())["tokens"]
+        assert told["peft"] == "cannot read the scores over the vocabulary: merge the adapter instead"
+
+
+def test_what_cannot_be_is_refused():
+    network = tiny("bert")
+    with pytest.raises(UserError, match="tokens 128, 129 have no row in a table of 128"):
+        learn_rows(network, (127, 128, 129))
+    learn_rows(network, NEW)
+    with pytest.raises(UserError, match="learned already"):
+        learn_rows(network, NEW)
+
+
+SECTION = {"training": {"epochs": 2, "length": 64, "batch": 4, "learning_rate": 5e-3, "validate_every": 9}, "lint": False}
 TEXTS = ["The company {} was founded in the small town of {} by two brothers.", "In {} the old baker of {} makes bread."]
 NAMES = ["Antwerp", "Ghent", "Shanghai", "Nanjing", "Willem", "Rijn"]
 
@@ -149,16 +187,22 @@ def base(tmp_path_factory):
     return folder
 
 
+def trial_of(base, method):
+    given = {"kind": "relation", "train": "x.jsonl", "model": str(base), "adaptation": {"method": method}}
+    return Trial(parse_task(given | SECTION), base, method, 0)
+
+
+def data_of(examples):
+    return Data(examples, examples, (), {})
+
+
 @pytest.fixture(scope="module")
 def learned(base, tmp_path_factory):
     """Relation learned with every method that freezes: a folder, a task, its predictions and the base's files before."""
     examples, made, before = related(), {}, {path.name: path.read_bytes() for path in base.iterdir()}
-    data = Data(examples, examples, (), {})
     for method in ("lora", "adapter", "frozen"):
-        adaptation = {"method": method, **({"rank": 4} if method == "lora" else {})}
-        section = parse_task({"kind": "relation", "train": "x.jsonl", "model": str(base), "adaptation": adaptation, **SECTION})
         folder = tmp_path_factory.mktemp(method)
-        task, _ = finetune(Trial(section, base, method, 0), data, folder, say=lambda sentence: None)
+        task, _ = finetune(trial_of(base, method), data_of(examples), folder, say=lambda sentence: None)
         made[method] = folder / "model", task, task.predictions(examples)
     assert {path.name: path.read_bytes() for path in base.iterdir()} == before
     return made
@@ -193,3 +237,24 @@ def test_merged_they_are_in_the_table(learned, tmp_path):
     assert not adapt.is_adapted(merged.network)
     assert merged.network.config.tokens == merged.tokens.size == task.tokens.size
     torch.testing.assert_close(chances(merged.predictions(related())), chances(predictions), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_run_does_not_go_on_with_another_base(learned, base, changed):
+    """What is frozen is not in its checkpoints: another base under the same name would be another network."""
+    path, run_folder = base / changed, learned["lora"][0].parent
+    trial, data, before = trial_of(base, "lora"), data_of(related()), path.read_bytes()
+    known = identity(trial, data)
+    try:
+        if changed == "model.safetensors":
+            network = models.load(base)
+            torch.nn.init.ones_(network.blocks[0].feedforward.out.bias)
+            models.save(network, base)
+        else:
+            path.write_bytes(before + b"\n")
+        assert identity(trial, data) != known
+        with pytest.raises(UserError, match=r"task was .* and is "):
+            finetune(trial, data, run_folder, say=lambda sentence: None)
+    finally:
+        path.write_bytes(before)
+    assert identity(trial, data) == known

@@ -179,7 +179,7 @@ def test_balanced_experts_have_even_loads_of_real_tokens_only(top_k: int) -> Non
     for part in experts_of(network):
         assert part.routes is not None
         assert part.routes.counts == [9 * top_k] * 4
-    assert network.regularisers.get("balance", 0) == (0.01 if top_k > 1 else 0)
+    assert network.regularisers.get("balance", 0) == (0.05 if top_k > 1 else 0)
     found = network.regularise()
     assert ("balance" in found) == (top_k > 1)
     assert found["expert_load"] == 1

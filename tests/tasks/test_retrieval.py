@@ -14,12 +14,15 @@ from small_tasks import TEXTS, alone, batches_of, learn, network_of, task_of, to
 
 import yanmo
 from yanmo.errors import UserError
+from yanmo.finetune import Trial, start
+from yanmo.models import save
 from yanmo.objectives.contrast import VECTOR_KEY
 from yanmo.recipe import RetrievalTask, parse_task
 from yanmo.tasks.examples import Retrieved
 from yanmo.tasks.folder import load_task, save_task
 from yanmo.tasks.reading import read_examples
 from yanmo.tasks.retrieval import Ranked, Retrieval, shared_out
+from yanmo.tokenizer import save_tokenizer
 from yanmo.vectors import embed, embed_parts
 
 DATA = Path(__file__).parents[3] / "shared/data/mt-tatoeba-en-zh"
@@ -220,3 +223,19 @@ def test_what_cannot_be_done_is_refused() -> None:
         embed(network_of("gpt2", tokens_of("gpt2"), 32), tokens_of("gpt2"), ["a"])
     assert RetrievalTask().training.batch == 128
     assert retrieval().mixes_rows
+
+
+def test_where_nothing_would_be_learned_it_is_said(tmp_path: Path) -> None:
+    task = retrieval()
+    save(task.network, tmp_path)
+    save_tokenizer(task.tokens, tmp_path)
+    for top in (None, 1):
+        section = parse_task({"kind": "search", "train": "x", "adaptation": {"method": "frozen", "top": top}})
+        trial = Trial(section, tmp_path, "frozen", 0)
+        if top is None:
+            with pytest.raises(UserError, match=r"method frozen: retrieval has no head.*; set adaptation\.top"):
+                start(trial, PAIRS)
+        else:
+            assert {name for name, one in start(trial, PAIRS).named_parameters() if one.requires_grad} == {
+                name for name, _ in task.named_parameters() if ".blocks.1." in name
+            }

@@ -84,3 +84,10 @@ def test_a_model_that_has_learned_no_conversations_is_refused() -> None:
     task, _ = a_talk()
     with pytest.raises(UserError, match="no chat template: fine-tune the model on conversations first"):
         Talk(task.network, tokens_of("llama"))
+
+
+def test_a_plain_text_is_read_by_the_name_that_its_field_has(tmp_path: Path) -> None:
+    task = task_of("llama", "dialogue", TALKS, length=160, longest=6, fields={"instruction": "ask"})
+    save_task(task, tmp_path, tmp_path)
+    model = yanmo.load(tmp_path)
+    assert model.predict(["hello"]) == model.predict([{"ask": "hello"}])

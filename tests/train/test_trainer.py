@@ -550,7 +550,7 @@ def test_progress_is_shown(tmp_path):
     made = trainer(tmp_path)
     made.progress = lambda done, total, unit, **figures: shown.append((done, total, unit, figures))
     made.fit()
-    assert shown[-1][:3] == (6, 6, "step")
+    assert shown[-1][:3] == (6, 6, "steps")
     assert shown[-1][3].keys() == {"loss", "tokens_per_second", "left"}
 
 

@@ -1,8 +1,8 @@
 """A linear layer with changes of low rank beside its rows, computed as a whole: peft has the parameters, we have the products.
 
 y = x W^T + b + scale (x A^T) B^T. peft computes every matrix of query, key and value by itself, and in every product of the
-change goes over all tokens again. Here W stays one matrix, the changes' A stand on top of each other and their B in the corners of
-one matrix, and a product with few columns is added to a wide one by making that one wider, where the copy is the smaller.
+change goes over all tokens again. Here W stays one matrix, the changes' A stand on top of each other and their B in the corners
+of one matrix, and a product with few columns is added to a wide one by making that one wider, where the copy is the smaller.
 Letters: N tokens, I inputs, O outputs, K ranks of all changes of a layer.
 """
 
@@ -68,7 +68,8 @@ class Changed(nn.Module):
             return self.base_layer(x)
         drops = self.training and any(isinstance(layer.lora_dropout[NAME], nn.Dropout) for layer in layers)
         dora = any(layer.use_dora[NAME] for layer in layers)
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or (dora and drops):
+        mixed = not torch.compiler.is_compiling() and torch.is_autocast_enabled(x.device.type)
+        if mixed or (dora and drops):                     # as peft computes it: without the savings, and rare
             return torch.cat([part(x) for part in self.parts.values()], dim=-1)
         changes = [Change.of(layer, x if not drops else layer.lora_dropout[NAME](x)) for layer in layers]
         weight, bias, scale = self.base_layer.weight, self.base_layer.bias, layers[0].scaling[NAME]
@@ -164,8 +165,7 @@ class _Changed(torch.autograd.Function):
                 to_x = torch.cat([gradient_NO, back_NK], 1) @ torch.cat([weight, down_KI])
             else:
                 to_x = (gradient_NO @ weight).addmm_(back_NK, down_KI)
-            to_x = to_x.view(ctx.shape)
-        return to_x, None, None, None, None, *grad_downs, *grad_ups, *to_sources
+        return None if to_x is None else to_x.view(ctx.shape), None, None, None, None, *grad_downs, *grad_ups, *to_sources
 
 
 def _stacked(downs: Sequence[Tensor]) -> Tensor:

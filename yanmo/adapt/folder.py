@@ -24,7 +24,7 @@ from torch import Tensor
 from yanmo import models
 from yanmo.adapt.bottleneck import BRICKS, add_bottlenecks, bottlenecks_of, kind_of, set_bottlenecks
 from yanmo.adapt.lora import Lora, add_lora, lora_layers, lora_weights, places_named, places_of, set_lora, short_names
-from yanmo.adapt.rows import grown, ids_of, learn_rows, rows_of, set_rows, sizes_of, tables_of
+from yanmo.adapt.rows import LearnedHead, grown, ids_of, learn_rows, rows_of, set_rows, sizes_of, tables_of
 from yanmo.errors import UserError
 from yanmo.files import new_folder, sha256_of
 from yanmo.models.heads import TaskHead, TaskKind, build_head, head_weights, name_in_task, set_head
@@ -101,7 +101,7 @@ def save_adapter(
     of_head = {} if head is None else head_weights(network, head)
     changed, added, rows = lora_layers(network), bottlenecks_of(network), rows_of(network)
     if rows:
-        told["tokens"] = _about_tokens(ids_of(network), base)
+        told["tokens"] = {"ids": list(ids_of(network)), "peft": _before_peft(network, base)}
     if not changed and not added:
         raise UserError("nothing was added to this network: there is no adapter to save")
     with new_folder(folder) as made:
@@ -121,11 +121,13 @@ def save_adapter(
         (made / OURS).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _about_tokens(ids: Sequence[int], base: Path) -> dict[str, Any]:
-    """Which rows were learned, and what plain peft needs before it can read them."""
-    has, _ = sizes_of(base)
-    needs = f"model.resize_token_embeddings({max(ids) + 1})" if max(ids) >= has else None
-    return {"ids": list(ids), "before_peft": needs}
+def _before_peft(network: Network, base: Path) -> str | None:
+    """What plain peft needs before it can read rows that were learned; None where it needs nothing. peft 0.21 leaves out the bias
+    of a tied head (BERT's over the vocabulary, which no task keeps), and ties the tables of a T5 that has two."""
+    head, last = getattr(network, "head", None), max(ids_of(network))
+    if isinstance(head, LearnedHead) and (head.bias is not None or (isinstance(network, Seq2Seq) and len(rows_of(network)) > 1)):
+        return "cannot read the scores over the vocabulary: merge the adapter instead"
+    return f"read it after model.resize_token_embeddings({last + 1})" if last >= sizes_of(base)[0] else None
 
 
 def _task_of(network: Network) -> str | None:

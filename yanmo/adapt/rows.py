@@ -2,8 +2,8 @@
 
 A task may have special tokens of its own (markers of a relation, turns of a chat). In the network's tables they begin near the
 mean of the rows that are known (yanmo.models.grow), all of them nearly the same; where the tables are frozen they would stay so.
-Here a few rows stand beside each table, and take the place of its own. It is what peft calls trainable tokens, and lies in a folder
-as they do. A gradient that reaches the tables passes through all blocks, also where only a head is learned.
+Here a few rows stand beside each table, and take the place of its own. It is what peft calls trainable tokens, and lies in a
+folder as they do. A gradient that reaches the tables passes through all blocks, also where only a head is learned.
 Letters: V vocabulary, n rows that are learned, D width.
 """
 
@@ -84,7 +84,7 @@ class LearnedHead(nn.Module):
 def sizes_of(folder: Path) -> tuple[int, int]:
     """How many rows the tables of a model folder have, and how many of those are of tokens; the rest only pads."""
     settings = read_settings(folder)
-    rows = int(settings.get("vocab_size", family_of(settings, folder).defaults.get("vocab_size")))
+    rows = int({**family_of(settings, folder).defaults, **settings}["vocab_size"])
     return rows, int(settings.get(TOKENS_KEY, rows))
 
 
@@ -137,7 +137,7 @@ def fold_rows(network: Network) -> Touched:
     return Touched(tuple(table.name for table in found), sum(table.rows.weight.numel() for table in found))
 
 
-def rows_of(network: Network) -> dict[str, nn.Parameter]:
+def rows_of(network: Network) -> dict[str, Tensor]:
     """The rows that are learned, (n, D), by our name of their table."""
     return {table.name: table.rows.weight for table in _tables(network)}
 

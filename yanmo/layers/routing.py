@@ -31,7 +31,7 @@ class ExpertsConfig:
     """top-k: the most tokens of an expert while training, as a multiple of an even share; expert-choice: the experts that a
     token meets on average."""
     balance: float | None = None
-    """Weight of the balance loss: by default 0.01, and 0 of balanced with one expert of a token."""
+    """Weight of the balance loss: by default 0.01 of top-k; of balanced 0.05 with several experts of a token, 0 with one."""
     pooled: bool = False
     """The balance loss is that of all blocks together, as transformers' Mixtral has it, and not the mean of each block's."""
 
@@ -45,7 +45,7 @@ class ExpertsConfig:
         """0: there is no balance loss, or it is only measured (top-k)."""
         if self.balance is not None:
             return self.balance
-        return 0.01 if self.router == "top-k" or (self.router == "balanced" and self.each > 1) else 0.0
+        return {"top-k": 0.01, "expert-choice": 0.0, "balanced": 0.05 if (self.top_k or 1) > 1 else 0.0}[self.router]
 
     @property
     def met(self) -> float:

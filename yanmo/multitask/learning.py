@@ -17,7 +17,7 @@ from yanmo import checkpoint, recipe
 from yanmo.batch import Order
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, new_folder, sha256_of
-from yanmo.finetune import RATES, RESULT, Data, task_on, validates_every
+from yanmo.finetune import RATES, RESULT, Data, about, task_on, validates_every
 from yanmo.memory import keep_freed_memory
 from yanmo.models.network import Network
 from yanmo.multitask.objective import MultiTask
@@ -112,7 +112,8 @@ def learn(
     found = _measure(trial, objective, data, outcome, (time.perf_counter() - began) / 60)
     for name, task in objective.tasks.items():
         with new_folder(folder / MODELS / name) as model:
-            save_task(task, model, trial.base)
+            known = about(task, trial.sections[name], None if trial.is_new else trial.base, found["tasks"][name])
+            save_task(task, model, trial.base, known | {"method": f"together, {trial.weighting}", "seed": trial.seed})
     (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     return found
 

@@ -78,15 +78,15 @@ class Experts(Section):
     router: Literal["top-k", "expert-choice", "balanced"] = "top-k"
     """top-k: a token picks experts, and a loss keeps the load even (Fedus et al. 2021). expert-choice: an expert picks tokens
     (Zhou et al. 2022); for encoders, because the choice depends on later tokens. balanced: tokens are shared out evenly, with
-    the greatest total score (Lewis et al. 2021); where nothing is trained, each goes to its best expert."""
+    the greatest total score (Lewis et al. 2021); where nothing is trained, each goes to its best ones."""
     top_k: int | None = Field(default=None, ge=1)
     """Experts of a token (top-k, by default 2; balanced, by default 1)."""
     capacity: float | None = Field(default=None, gt=0)
     """top-k: the most tokens of an expert while training, in even shares (1.25, say); what is more is dropped; by default no
     limit. expert-choice: the experts that a token meets on average, by default 2."""
     balance: float | None = Field(default=None, ge=0)
-    """Weight of the loss that keeps the load even: by default 0.01. Balanced is even without it; there it makes what tokens get
-    more like what they would pick, by default 0.01 for several experts of a token and 0 for one."""
+    """Weight of the loss that keeps the load even (top-k), by default 0.01. Balanced is even without it; there it makes what
+    tokens would pick more like what they get, by default 0.05 for several experts of a token and 0 for one."""
     every: int = Field(default=1, ge=1)
     """Which blocks have experts: every so many-th."""
 

@@ -39,10 +39,20 @@ def parse_recipe(tree: Mapping[str, Any], origin: str) -> Recipe:
 
 
 ALIASES = {
-    "classify": "classification", "sentiment": "classification", "pairs": "classification", "label": "labelling", "ner": "labelling",
-    "relations": "relation", "qa": "answering", "translate": "translation", "summarise": "summarisation", "chat": "dialogue",
-    "summarize": "summarisation", "summarization": "summarisation", "search": "retrieval",
-}  # fmt: skip
+    "classify": "classification",
+    "sentiment": "classification",
+    "pairs": "classification",
+    "label": "labelling",
+    "ner": "labelling",
+    "relations": "relation",
+    "qa": "answering",
+    "translate": "translation",
+    "summarise": "summarisation",
+    "summarize": "summarisation",
+    "summarization": "summarisation",
+    "chat": "dialogue",
+    "search": "retrieval",
+}
 """What people call tasks besides."""
 
 

@@ -260,6 +260,7 @@ class RetrievalTraining(TaskTraining):
     """Larger steps: the other texts of a step are what a text is told apart from."""
 
     batch: int = Field(default=128, ge=1)
+    """Examples of a step, about."""
 
 
 class RetrievalTask(TaskSection):

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from yanmo import __version__
+from yanmo.card import command_of
 from yanmo.files import write_atomically
 from yanmo.recipe import KIND_OF, USES, Use, unread
 from yanmo.report.charts import Bar, bar_chart
@@ -182,7 +183,7 @@ def _next(findings: Findings, words: Words) -> Element | None:
         commands["next.load" if use.auto else "next.own"] = _loading(use, str(findings.folder / "pretrain" / "model"))
     for task in findings.tasks[:1]:
         adapted = f"{folder}/tasks/{shlex.quote(task.name)}/model"
-        commands["next.predict"] = f"yanmo predict {adapted} {shlex.quote(words('next.prompt'))}"
+        commands["next.predict"] = command_of(str(task.results.get("task")), adapted)
         commands["next.measure"] = f"yanmo evaluate {adapted} my-test.jsonl"
     if findings.recipe and not pretrains(findings):
         commands["next.again"] = f"yanmo run {recipe}"

@@ -123,10 +123,10 @@ def right_of(example: Example) -> str:
     match example:
         case Classified(label=tuple() as several):
             return told_labels(several)
-        case Classified(label=float() | int() as number):
-            return f"{number:.4g}"
-        case Classified(label=label):
-            return label or NOTHING
+        case Classified(label=str() as label):
+            return label
+        case Classified(label=number):
+            return NOTHING if number is None else f"{number:.4g}"
         case Tagged():
             text, offsets = placed_words(example)
             found = entities(example.tags or ())

@@ -76,7 +76,7 @@ class Dialogue(Task):
     hundredths = LOSSES
     takes = "instruction"
     by_eye = True
-    longest = 512
+    longest = 1024
 
     def __init__(
         self, network: Network, head: TaskHead | None, tokens: Tokens, section: Any, labels: Sequence[str], length: int

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from rich.cells import cell_len, set_cell_size
-
 from yanmo import display
 
 Verdict = Literal["ok", "look at", "do not train"]
@@ -83,7 +81,8 @@ def _lines(section: Section, folder: str) -> list[tuple[str, str]]:
     lines = [("", sentence) for sentence in section.found]
     if section.verdict == "ok":
         return lines
-    lines += [("dim", f"{one.origin.replace(folder, '') if folder else one.origin}  {one.text}") for one in section.examples]
+    for one in section.examples:
+        lines.append((display.EXAMPLE, f"{one.origin.replace(folder, '') if folder else one.origin}  {one.text}"))
     return lines + ([("italic", f"→ {section.advice}")] if section.advice else [])
 
 
@@ -101,8 +100,7 @@ def shown(examples: Sequence[tuple[str, str]]) -> tuple[Shown, ...]:
 
 def shortened(text: str, width: int = WIDE) -> str:
     """A text on one line, cut at its end; a wide character counts twice."""
-    text = " ".join(text.split())
-    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 2).rstrip()} …"
+    return display.on_one_line(text, width)
 
 
 def share(part: int, whole: int) -> str:

@@ -65,10 +65,10 @@ def _facts(task: Task, folder: Path, about: Mapping[str, Any]) -> TaskFacts:
     """What the card of a written folder says."""
     network, kind = task.network, task.head_of(task.section)
     family, added = network.config.family, is_adapter(folder)
-    auto = AUTO[kind] if kind else USES[KIND_OF[family]].auto
+    auto = AUTO[kind] if kind else "AutoModel" if task.kind == "retrieval" else USES[KIND_OF[family]].auto
     own = EXPERTS_KEY in network.config.settings or (kind is not None and models.FAMILIES[family].tasks[kind].own)
-    if added:                                              # tokens that the base does not have are no part of LoRA
-        own = own or not (folder / adapt.THEIRS).is_file() or task.tokens.size > network.config.vocabulary
+    if added:                                              # what rows of new tokens ask of peft besides, adapter.json says
+        own = own or not (folder / adapt.THEIRS).is_file() or bool(adapt.rows_of(network))
     return TaskFacts(
         task.kind,
         family,
@@ -152,7 +152,8 @@ def read_task_file(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = "a model folder without a task; adapt it with `yanmo finetune`" if (folder / "config.json").exists() else "no model"
+        pretrained = (folder / "config.json").exists()
+        hint = "a model folder without a task; adapt it with `yanmo finetune`" if pretrained else "no model"
         raise UserError(f"{folder}: {hint} (it has no {TASK_FILE})") from None
     except ValueError as error:
         raise UserError(f"{folder / TASK_FILE}: not JSON: {error}") from None

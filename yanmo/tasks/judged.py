@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yanmo.display import on_one_line
 from yanmo.files import write_atomically
-from yanmo.tasks.findings import shortened
 
 ERRORS, CONFUSION = "errors.jsonl", "confusion.json"
 """Beside a trial's figures."""
@@ -40,9 +40,9 @@ def mistakes(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     return [
         {
             "origin": one.origin,
-            "given": shortened(one.given, WIDE),
-            "gold": shortened(one.gold, WIDE),
-            "predicted": shortened(one.predicted, WIDE),
+            "given": on_one_line(one.given, WIDE),
+            "gold": on_one_line(one.gold, WIDE),
+            "predicted": on_one_line(one.predicted, WIDE),
         }
         for one in wrong[:MOST]
     ]

@@ -214,6 +214,12 @@ class Task(Objective):
         """The metrics of held-out examples with the weights of now."""
         return self.judge(examples)[0]
 
+    def readable(self, figures: Mapping[str, float]) -> dict[str, str]:
+        """Figures as people read them, and how those were found that are compared only when it was the same way."""
+        shown = {name: f"{value if name in self.hundredths else 100 * value:.2f}" for name, value in figures.items()}
+        shown |= {f"{name}, signature": signature for name, signature in self.measured_by.items()}
+        return {name.replace("_", " "): text for name, text in shown.items()}
+
     def check(self, examples: Sequence[Any]) -> dict[str, float]:
         """The metrics that weights are chosen by while it learns: no more work than that needs."""
         return self.appraise(examples)
