@@ -12,7 +12,8 @@ from yanmo import cli
 from yanmo.recipe import Recipe
 
 VERBS = ["run", "corpus", "tokenizer", "shards", "pretrain", "evaluate"]
-VERBS += ["compare", "fill", "generate", "score", "sample", "interpolate", "verify", "samples", "schema", "env"]
+VERBS += ["finetune", "lint", "merge", "predict", "chat", "embed", "index", "search", "compare", "fill", "generate", "score"]
+VERBS += ["sample", "interpolate", "verify", "samples", "schema", "env"]
 
 
 def yanmo(*words: str, lines: str = "") -> subprocess.CompletedProcess[str]:

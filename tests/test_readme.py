@@ -45,12 +45,25 @@ def test_every_room_has_its_line_and_every_picture_is_there() -> None:
             assert (ROOT / target).exists(), f"{page.name} points at {target}"
 
 
-def test_the_python_runs(finished: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_runs(finished: tuple[Path, Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     folder, recipe = finished
+    with_task(folder / "pretrain" / "model", tmp_path)
     sources = json.dumps([source.model_dump() for source in recipe.corpus.sources])
     settings = [f"runs={folder.parent}", f"corpus.sources={sources}", "tokenizer.vocabulary=1200", *SHORT, *SIZES]
     for block in blocks(PAGES[0], "python"):
-        block = block.replace("runs/quickstart", str(folder)).replace('["training.minutes=10"]', repr(settings))
+        block = block.replace("runs/quickstart/tasks", str(tmp_path)).replace("runs/quickstart", str(folder))
+        block = block.replace('["training.minutes=10"]', repr(settings))
         exec(compile(block.replace('"recipes/', f'"{ROOT}/recipes/'), "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def with_task(base: Path, folder: Path) -> None:
+    """The quick start's first task, on a few examples."""
+    from yanmo.recipe import parse_task
+    from yanmo.trials import Trials, carry_out
+
+    rows = [{"text": f"很{sign}{number}", "label": sign} for number in range(10) for sign in ("好", "差")]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = {"kind": "classification", "train": str(folder / "train.jsonl"), "training": {"steps": 1, "length": 32}}
+    carry_out(Trials(parse_task(task), base, folder / "sentiment"))

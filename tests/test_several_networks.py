@@ -73,7 +73,7 @@ def test_going_on_starts_where_both_were(electra: tuple[Path, Recipe], tmp_path:
     recipe = short_recipe(ROOT / "recipes" / "electra-en.yaml", tmp_path, *more, "name=further", "training.learning_rate=1e-9")
     made = carry_out(recipe, until="pretrain").folder / "pretrain" / "model"
     for part in (Path(), Path("generator")):
-        before, after = (yanmo.load(one / part)[0] for one in (start, made))
+        before, after = (yanmo.load(one / part).network for one in (start, made))
         for (name, one), other in zip(before.named_parameters(), after.parameters(), strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6, msg=f"{part} {name}")
 

@@ -35,7 +35,7 @@ def batches(objective, shards, rows=400, length=128, seed=0):
 @pytest.mark.parametrize("rate", [0.15, 0.4])
 def test_rate_is_exact_overall_and_for_short_and_long_documents(unit, rate):
     picked, text = np.zeros(2), np.zeros(2)
-    for pieces, batch in batches(masked(unit=unit, rate=rate), random_shards(1000, 40)):
+    for pieces, batch in batches(masked(unit=unit, rate=rate), random_shards(1000, 40), rows=1200):
         sizes = batch.packed.documents.numpy()
         hits = np.zeros(sizes.size, dtype=bool)
         hits[batch.picked] = True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import fill_tasks, trial, write
+from made_tasks import fill_tasks, trial, write
 from test_report import Page
 
 from yanmo.recipe.tasks import TASK_KINDS

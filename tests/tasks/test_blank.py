@@ -27,7 +27,8 @@ def recipe_of(tmp_path, **section):
     files = {name: pairs(tmp_path / f"{name}.jsonl", numbers) for name, numbers in (("train", range(60)), ("valid", range(3)))}
     sizes = {"family": "bart", "layers": 1, "width": 32, "heads": 2, "feedforward": 32, "positions": 64, "dropout": 0.1}
     training = {"steps": 4, "batch": 16, "precision": "fp32"}
-    task = {"kind": "translation", **files, "model": sizes, "tokenizer": {"kind": "bpe", "vocabulary": 310}, "training": training}
+    tokenizer = {"kind": "bpe", "vocabulary": 310}
+    task = {"kind": "translation", **files, "lint": False, "model": sizes, "tokenizer": tokenizer, "training": training}
     tree = {"name": "new", "runs": str(tmp_path / "runs"), "tasks": {"translate": {**task, "longest": 8, "beams": 2, **section}}}
     return parse_recipe(tree, "test")
 

@@ -148,6 +148,7 @@ def test_the_verbs(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["old bread", "small town", "a port"]
+    monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*texts, "", ""])))
     lines = [json.loads(line) for line in run(capsys, "embed", model).splitlines()]
     assert [line["text"] for line in lines] == texts

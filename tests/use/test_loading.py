@@ -48,9 +48,11 @@ def test_a_missing_folder_names_the_models_that_are_there(pairs, tmp_path: Path,
 
 
 def test_where_there_is_no_model_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    alone = tmp_path / "far" / "away"                     # other tests leave models beside tmp_path
+    alone.mkdir(parents=True)
+    monkeypatch.chdir(alone)
     with pytest.raises(UserError, match=r"it holds nothing\)\. Train one with `yanmo run RECIPE`"):
-        load(tmp_path)
+        load(alone)
 
 
 def test_a_tokenizer_of_another_model_is_refused(pairs, tmp_path: Path) -> None:
