@@ -1,6 +1,6 @@
 """Routers compared at equal active parameters: top-k with its balance loss against balanced assignment, and one dense network.
 
-    python benchmarks/experts.py [--steps 600] [--seeds 3] [--size mini] [--experts 8] [--sides dense balanced ...]
+    python benchmarks/experts.py [--steps 600] [--seeds 3] [--size mini] [--sides dense balanced ...] [--micro-rows 32]
 
 The same for all: text (People's Daily and reviews), tokenizer, order of the data, optimizer, steps, and the feed-forward
 parameters that a token meets. `top-1` is Fedus et al. 2021 (one expert, its probability as the gate), `top-1.25` the same with a
@@ -79,7 +79,10 @@ def _run(folder: Path, name: str, side: str, seed: int, options: argparse.Namesp
 
     inner = FAMILIES["llama"].presets[options.size][2]
     model = {"family": "llama", "size": options.size, **sides(options.experts, inner)[side]}
+    if options.balance is not None and "experts" in model:
+        model["experts"] = model["experts"] | {"balance": options.balance}
     training = {"steps": options.steps, "rows": options.rows, "length": 256, "validate_every": max(1, options.steps // 4)}
+    training |= {} if options.micro_rows is None else {"micro_rows": options.micro_rows}
     tree = {"name": name, "runs": str(folder), "seed": seed, "model": model, "training": training}
     tree |= {"corpus": {"sources": SOURCES, "validation": 0.03}, "tokenizer": {"vocabulary": 8000}}
     return carry_out(parse_recipe(tree, "benchmark"), until=until).folder
@@ -142,6 +145,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--size", default="mini")
     parser.add_argument("--experts", type=int, default=8)
+    parser.add_argument("--micro-rows", type=int, help="rows whose tokens are shared out together; by default what training takes")
+    parser.add_argument("--balance", type=float, help="weight of the balance loss of all sides; by default each router's own")
     parser.add_argument("--sides", nargs="+", default=list(sides(8, 1)), choices=list(sides(8, 1)))
     parser.add_argument("--work", help="a folder for the runs; finished ones are not run again")
     return parser.parse_args()
