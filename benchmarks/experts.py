@@ -145,7 +145,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--size", default="mini")
     parser.add_argument("--experts", type=int, default=8)
-    parser.add_argument("--micro-rows", type=int, help="rows whose tokens are shared out together; by default what training takes")
+    parser.add_argument("--micro-rows", type=int, help="rows whose tokens are shared out at once; by default what training takes")
     parser.add_argument("--balance", type=float, help="weight of the balance loss of all sides; by default each router's own")
     parser.add_argument("--sides", nargs="+", default=list(sides(8, 1)), choices=list(sides(8, 1)))
     parser.add_argument("--work", help="a folder for the runs; finished ones are not run again")
