@@ -309,6 +309,16 @@ def cut(at: np.ndarray, room: int, sentences: np.ndarray, words: np.ndarray, was
     return chosen
 
 
+def parts_of(size: int, room: int, stride: float) -> list[tuple[int, int]]:
+    """From where to where each window of a text of `size` tokens goes, of at most `room`: the next begins `stride` of the room
+    later, and the last one ends where the text does."""
+    if size <= room:
+        return [(0, size)]
+    step = max(1, int(room * stride))
+    begins = [*range(0, size - room, step), size - room]
+    return [(begin, begin + room) for begin in begins]
+
+
 def _within(starts: np.ndarray, begin: int, end: int) -> np.ndarray:
     """The starts inside [begin, end), counted from begin, the first at 0."""
     low, high = np.searchsorted(starts, (begin, end))

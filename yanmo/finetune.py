@@ -21,6 +21,7 @@ from yanmo.errors import UserError
 from yanmo.feed import Rows
 from yanmo.files import new_folder, sha256_of
 from yanmo.memory import keep_freed_memory
+from yanmo.models.family import multiple
 from yanmo.models.heads import build_head
 from yanmo.models.network import Network
 from yanmo.parallel import Ranks, choose_device
@@ -28,7 +29,8 @@ from yanmo.progress import Progress, silent
 from yanmo.tasks import TASKS, Example, Task
 from yanmo.tasks.folder import known_tokens, open_base, save_task
 from yanmo.tasks.judged import Judged, keep_judged
-from yanmo.tasks.reading import read_examples, split
+from yanmo.tasks.reading import form_of, read_examples, split
+from yanmo.tasks.task import MULTIPLE
 from yanmo.tasks.windows import SHORTEST
 from yanmo.tokenizer import Tokens, load_tokenizer
 from yanmo.train import Outcome, Trainer
@@ -54,8 +56,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of adapting. method: of the adaptation, or `scratch`: all of a network that has learned nothing yet. epochs: how
-    long, where it is not the section's own budget."""
+    """One way of adapting. method: of the adaptation, or `scratch`: all of a network that has learned nothing yet."""
 
     section: Any
     base: Path
@@ -67,7 +68,8 @@ def read_data(section: Any) -> Data:
     """The examples of a task. Raises UserError where there are none, naming the file and the line of a bad one."""
     if not section.train:
         raise UserError(f"task {section.kind}: no examples to learn from; name a file in `train`")
-    parts = {name: _read(section, getattr(section, name)) for name in ("train", "valid", "test")}
+    files = {name: getattr(section, name) for name in ("train", "valid", "test")}
+    parts = {name: read_examples(paths, **form_of(section)) if paths else [] for name, paths in files.items()}
     train, valid = parts["train"], parts["valid"]
     if not section.valid:
         train, valid = split(train, section.validation, seed=0)
@@ -79,13 +81,8 @@ def read_data(section: Any) -> Data:
             raise UserError(
                 f"task {section.kind}: no examples to {name} in {', '.join(section.train)}; give more, or name `valid`"
             )
-    files = [path for name in parts for path in getattr(section, name) if not path.startswith("sample:")]
-    return Data(train, valid, parts["test"], {path: sha256_of(Path(path)) for path in files})
-
-
-def _read(section: Any, paths: Sequence[str]) -> list[Example]:
-    several = getattr(section, "several", False)
-    return read_examples(paths, section.kind, section.fields, several=several) if paths else []
+    sums = {path: sha256_of(Path(path)) for paths in files.values() for path in paths if not path.startswith("sample:")}
+    return Data(train, valid, parts["test"], sums)
 
 
 def finetune(
@@ -98,6 +95,7 @@ def finetune(
     """
     keep_freed_memory()
     began = time.perf_counter()
+    known = identity(trial, data)
     task = start(trial, data.train)
     ranks = Ranks()
     order, held_out = task.order(data.train, trial.seed), task.order(data.valid, trial.seed, shuffle=False)
@@ -120,7 +118,7 @@ def finetune(
         folder,
         trial.seed,
         ranks=ranks,
-        identity={"task": identity(trial, data)},
+        identity={"task": known},
         appraise=lambda: task.check(data.valid),
         progress=progress,
         say=say,
@@ -133,9 +131,10 @@ def finetune(
     checkpoint.restore(task, outcome.best or outcome.last)
     task.eval().settle(data.valid)
     found, judged = _measure(trial, task, data, outcome, time.perf_counter() - began)
+    found["identity"] = known
     with new_folder(folder / "model") as model:
-        known = about(task, section, None if trial.method == "scratch" else trial.base, found)
-        save_task(task, model, trial.base, known | {"method": trial.method, "seed": trial.seed})
+        facts = about(task, section, None if trial.method == "scratch" else trial.base, found)
+        save_task(task, model, trial.base, facts | {"method": trial.method, "seed": trial.seed})
     keep_judged(judged, task.labels if task.exclusive else None, folder)
     (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     return task, found
@@ -172,7 +171,8 @@ def task_on(network: Network, tokens: Tokens, section: Any, examples: Sequence[E
         )
     task = made(network, head, tokens, section, labels, length)
     if section.training.length is None:
-        task.length = min(length, max(SHORTEST, 16 * -(-_longest(task, examples) // 16)))
+        longest = max(window.places for window in task.encode(examples))
+        task.length = min(length, max(SHORTEST, multiple(longest, MULTIPLE)))
     task.prepare(examples)
     return task
 
@@ -199,14 +199,15 @@ def _adapt(network: Network, method: recipe.Method, adaptation: recipe.Adaptatio
         add_lora(network, Lora(rank, adaptation.alpha or 2 * rank, **settings))
 
 
-def _longest(task: Task, examples: Sequence[Example]) -> int:
-    return max(window.places for window in task.encode(examples))
+def split_of(found: Mapping[str, Any]) -> str:
+    """Which examples the figures that people compare are of: the test's, where there are any."""
+    return "test" if found["test"] else "valid"
 
 
 def about(task: Task, section: Any, base: Path | None, found: Mapping[str, Any]) -> dict[str, Any]:
     """What a model folder says of where it comes from and what it can do, see yanmo.card.TaskFacts. base: None for a network that
     had learned nothing before."""
-    split = "test" if found["test"] else "valid"
+    split = split_of(found)
     facts = {"sources": [named(source) for source in section.train], "split": split, "figures": task.readable(found[split])}
     return facts if base is None else facts | {"base": named(str(base), parts=3)}
 
@@ -218,10 +219,8 @@ def _measure(trial: Trial, task: Task, data: Data, outcome: Outcome, seconds: fl
     figures, judged = task.judge(shown)
     found: dict[str, Any] = {"method": trial.method, "seed": trial.seed}
     found |= {"valid": task.appraise(data.valid), "test": figures} if data.test else {"valid": figures, "test": {}}
-    found |= {"merit": task.merit(found["valid"]), "identity": identity(trial, data)}
-    metric = trial.section.metric or task.metric
-    found |= {"metric": metric, "scale": 1 if metric in task.hundredths else 100, "lower": metric in task.lower}
-    found |= {"measured_by": task.measured_by, "parameters": sum(one.numel() for one in task.parameters())}
+    found["merit"] = task.merit(found["valid"])
+    found |= {**task.of_the_deciding(), "parameters": sum(one.numel() for one in task.parameters())}
     found["learned"] = sum(one.numel() for one in task.parameters() if one.requires_grad)
     found |= {"steps": outcome.step, "best_step": outcome.best_step}
     found |= {"tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9), "minutes": seconds / 60}

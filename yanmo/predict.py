@@ -16,7 +16,7 @@ from yanmo.tasks import TASKS, Example, Task
 from yanmo.tasks.findings import LintReport
 from yanmo.tasks.folder import TASK_FILE, load_task
 from yanmo.tasks.lint import lint_files
-from yanmo.tasks.reading import read_examples, read_record
+from yanmo.tasks.reading import form_of, read_examples, read_record
 from yanmo.tokenizer import Tokens
 
 DIGITS = 6
@@ -58,7 +58,7 @@ class Model:
             if self.task.takes is None:
                 raise UserError(f"{origin}: a {section.kind} model needs more than a text: {self.task.wants}")
             value = {section.fields.get(self.task.takes, self.task.takes): value}
-        (example,) = read_record(value, origin, section.kind, section.fields, several=getattr(section, "several", False))
+        (example,) = read_record(value, origin, **form_of(section))
         return example
 
 
@@ -89,27 +89,23 @@ def predicted_lines(model: Model, lines: Iterable[str]) -> Iterator[str]:
 
 def measured(model: Model, files: Sequence[str]) -> dict[str, float]:
     """The task's figures on labelled files. Raises UserError as reading them does, and for labels that it does not know."""
-    section = model.task.section
-    examples = read_examples(files, section.kind, section.fields, several=getattr(section, "several", False))
-    return model.task.appraise(examples)
+    return model.task.appraise(read_examples(files, **form_of(model.task.section)))
 
 
 def linted(section: Any, folder: Path | None) -> LintReport:
     """What is wrong with the files of a task's section, for a model where one is given. Raises UserError as reading them does."""
     known: dict[str, Any] = {}
     if folder is not None:
-        task = (folder / TASK_FILE).is_file()
-        network, tokens = load(folder)
-        known = {"tokens": tokens, "length": section.training.length or min(TASKS[section.kind].longest, network.config.length)}
+        model = load(folder)
+        longest = min(TASKS[section.kind].longest, model.network.config.length)
+        known = {"tokens": model.tokenizer, "length": section.training.length or longest}
         named = section.kind in ("classification", "labelling", "relation")
-        known |= {"labels": load_task(folder).labels} if task and named else {}
+        known |= {"labels": model.task.labels} if (folder / TASK_FILE).is_file() and named else {}
     return lint_files(
         section.train[0] if len(section.train) == 1 else section.train,
-        section.kind,
         valid=section.valid,
         test=section.test,
-        fields=section.fields,
-        several=getattr(section, "several", False),
+        **form_of(section),
         **known,
     )
 

@@ -20,7 +20,7 @@ from yanmo.blank import make_blank
 from yanmo.display import duration, number, short
 from yanmo.errors import Interrupted, UserError
 from yanmo.files import copy_folder, write_atomically
-from yanmo.finetune import RESULT, Data, Trial, finetune, identity, read_data
+from yanmo.finetune import RESULT, Data, Trial, finetune, identity, read_data, split_of
 from yanmo.progress import Progress, silent
 from yanmo.recipe.tasks import EPOCHS
 from yanmo.tasks.intervals import interval, rendered
@@ -39,10 +39,6 @@ class Trials:
     base: Path
     folder: Path
 
-    @property
-    def methods(self) -> tuple[recipe.Method, ...]:
-        return self.section.tried
-
 
 def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> dict[str, Any]:
     """Every trial that is not finished; then results.json, results.md and model/: the best seed, by the validation examples, of
@@ -56,7 +52,7 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     if trials.section.is_new:
         make_blank(trials.section, data.train, trials.base, progress)
     found: list[dict[str, Any]] = []
-    for method in trials.methods:
+    for method in trials.section.tried:
         section = _tuned(trials, _adapted_by(trials.section, method), method, data, progress, say)
         for seed in trials.section.seeds:
             trial = Trial(section, trials.base, method, seed)
@@ -167,7 +163,7 @@ def by_method(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     methods = []
     for method in dict.fromkeys(one["method"] for one in found):
         own = [one for one in found if one["method"] == method]
-        first, split = own[0], "test" if own[0]["test"] else "valid"
+        first, split = own[0], split_of(own[0])
         values = [one["scale"] * one[split][one["metric"]] for one in own]
         over_seeds = interval(values)
         line = {name: first[name] for name in ("method", "metric", "learned", "parameters")}

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yanmo.batch import parts_of
 from yanmo.errors import UserError
 from yanmo.models import Network
 from yanmo.models.network import in_mode
@@ -51,9 +52,8 @@ def embed_parts(network: Network, tokens: Tokens, texts: Sequence[str], vector: 
     firsts = [0]
     for ids in encoded:
         inside = len(ids) - before - after
-        step = max(1, room // 2)
-        begins = [0] if inside <= room else [*range(0, inside - room, step), inside - room]
-        parts += [[*tokens.prefix, *ids[before:][begin : begin + min(inside, room)], *tokens.suffix] for begin in begins]
+        windows = parts_of(inside, room, stride=0.5)
+        parts += [[*tokens.prefix, *ids[before:][begin:end], *tokens.suffix] for begin, end in windows]
         firsts.append(len(parts))
     return Parts(_vectors(network, tokens, parts, chosen), np.array(firsts))
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_tasks import alone, batches_of, task_of
 
+from yanmo.batch import parts_of
 from yanmo.tasks.examples import Classified
 from yanmo.tasks.labelling import _windows
-from yanmo.tasks.windows import parts_of
 
 EXAMPLES = [
     Classified(origin=f"t.jsonl:{number}", text=text, label=label)

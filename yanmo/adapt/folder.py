@@ -27,6 +27,7 @@ from yanmo.adapt.lora import Lora, add_lora, lora_layers, lora_weights, places_n
 from yanmo.adapt.rows import LearnedHead, grown, ids_of, learn_rows, rows_of, set_rows, sizes_of, tables_of
 from yanmo.errors import UserError
 from yanmo.files import new_folder, sha256_of
+from yanmo.models.folder import read_tree
 from yanmo.models.heads import TaskHead, TaskKind, build_head, head_weights, name_in_task, set_head
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
@@ -173,7 +174,7 @@ def read_adapter(folder: Path | str) -> Adapter:
     folder = Path(folder)
     if not (folder / OURS).is_file() and not (folder / THEIRS).is_file():
         raise UserError(f"{folder}: no adapter here: it has neither {OURS} nor {THEIRS}")
-    told: dict[str, Any] = _read_json(folder / OURS) if (folder / OURS).is_file() else {"kind": "lora"}
+    told: dict[str, Any] = read_tree(folder / OURS) if (folder / OURS).is_file() else {"kind": "lora"}
     kind, base = told.get("kind"), told.get("base") or {}
     has_head, about = told.get("head") or {}, told.get("about") or {}
     of_head = has_head.get("kind"), has_head.get("outputs", 0), about
@@ -187,7 +188,7 @@ def read_adapter(folder: Path | str) -> Adapter:
         return Adapter(kind, *begun, *of_head, weights, head, None, told["width"], ids, rows)
     if kind != "lora":
         raise UserError(f"{folder / OURS}: kind {kind!r} is not known; known: lora, {', '.join(BRICKS)}")
-    settings = _read_json(folder / THEIRS)
+    settings = read_tree(folder / THEIRS)
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{folder / THEIRS}: peft_type {settings.get('peft_type')!r} is not implemented; only LORA is")
     for key, allowed in UNREAD.items():
@@ -206,16 +207,16 @@ def read_adapter(folder: Path | str) -> Adapter:
 
 
 def load_adapter(
-    folder: Path | str, base: Path | str | None = None, network: Network | None = None
+    folder: Path | str, base: Path | str | None = None, opened: Callable[[Path], Network] = models.load
 ) -> tuple[Network, TaskHead | None, Adapter]:
     """The base's network with what lies in an adapter folder added to it, the head, and what else is told there; all but what was
-    added is frozen. base: by default where it lay when the adapter was written. network: the base's, where it has been read.
+    added is frozen. base: by default where it lay when the adapter was written. opened: gives the base's network.
 
     Raises UserError where the base is not the one that the adapter was learned on; warns where nobody knows.
     """
     adapter = read_adapter(folder)
     base = check_base(adapter, folder, base)
-    network = models.load(base) if network is None else network
+    network = opened(base)
     if adapter.ids and max(adapter.ids) >= network.config.tokens:
         network = grown(network, max(adapter.ids) + 1, min(adapter.ids))
     head = None if adapter.head_kind is None else build_head(network, adapter.head_kind, adapter.outputs)
@@ -258,16 +259,6 @@ def check_base(adapter: Adapter, folder: Path | str, base: Path | str | None = N
             f"those of its base ({adapter.base}) had {adapter.base_hash[:12]}; give the folder that it was learned on"
         )
     return base
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: not a tree of settings")
-    return tree
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yanmo import models
 from yanmo.adapt.bottleneck import bottlenecks_of
-from yanmo.adapt.folder import check_base, load_adapter
+from yanmo.adapt.folder import load_adapter
 from yanmo.adapt.freezing import Touched
 from yanmo.adapt.lora import fold_lora, lora_layers
 from yanmo.adapt.rows import fold_rows
@@ -117,8 +117,7 @@ def merge_adapter(
     yanmo.models.heads.save_task. Raises UserError as `load_adapter` and `merge` do; then nothing is written.
     """
     network, head, adapter = load_adapter(folder, base)
-    found = check_base(adapter, folder, base)
-    tokens = load_tokenizer(folder if adapter.ids else found)
+    tokens = load_tokenizer(folder if adapter.ids else base or adapter.base)
     given = probes_of(tokens, network.config.length) if probes is None else probes
     outputs = hidden_states if adapter.head_kind is None else partial(_states, kind=adapter.head_kind)
     merged = merge(network, given, outputs, tolerance)

@@ -165,15 +165,20 @@ def family_of(settings: Mapping[str, Any], folder: Path) -> Family:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder}: no model here: it has no config.json")
+    return read_tree(path)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The JSON of a file of settings. Raises UserError where it cannot be read, or is something else."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no model here: it has no config.json") from None
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(settings, dict):
+    if not isinstance(tree, dict):
         raise UserError(f"{path}: not a tree of settings")
-    return settings
+    return tree
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from yanmo import recipe
 from yanmo.blank import make_blank
 from yanmo.errors import Interrupted, UserError
 from yanmo.files import copy_folder, write_atomically
-from yanmo.finetune import Data, read_data
+from yanmo.finetune import Data, read_data, split_of
 from yanmo.multitask.learning import MODELS, JointTrial, identity, learn
 from yanmo.progress import Progress, silent
 from yanmo.tasks.intervals import Interval, interval, rendered, student
@@ -152,7 +152,7 @@ def gains_of(found: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Ma
             if not single:
                 continue
             task = own[0]["tasks"][name]
-            split, scale = _split(task), -task["scale"] if task["lower"] else task["scale"]
+            split, scale = split_of(task), -task["scale"] if task["lower"] else task["scale"]
             before = interval([one[split][task["metric"]] for one in single])
             after = interval([one["tasks"][name][split][task["metric"]] for one in own])
             half = None
@@ -168,10 +168,6 @@ def _standard_error(found: Interval) -> float:
     return found.half / student(found.seeds - 1)
 
 
-def _split(task: Mapping[str, Any]) -> str:
-    return "test" if task["test"] else "valid"
-
-
 def table(
     found: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mapping[str, Any]]], gains: Sequence[Gain]
 ) -> list[dict[str, str]]:
@@ -180,7 +176,7 @@ def table(
     by = {(gain.weighting, gain.task): gain for gain in gains}
     lines = []
     tasks = found[0]["tasks"]
-    heads = {name: f"{name}: {task['metric'].replace('_', ' ')} ({_split(task)})" for name, task in tasks.items()}
+    heads = {name: f"{name}: {task['metric'].replace('_', ' ')} ({split_of(task)})" for name, task in tasks.items()}
 
     def cell(name: str, values: Sequence[float]) -> str:
         return rendered(values, digits=1, scale=tasks[name]["scale"])
@@ -188,14 +184,14 @@ def table(
     if any(alone.values()):
         line = {"weighting": BY_ITSELF}
         for name, trials in alone.items():
-            values = [one[_split(tasks[name])][tasks[name]["metric"]] for one in trials]
+            values = [one[split_of(tasks[name])][tasks[name]["metric"]] for one in trials]
             line |= {heads[name]: cell(name, values) if values else "–", f"{name}: gain": ""}
         every = [[one["minutes"] for one in trials] for trials in alone.values() if trials]
         lines.append({**line, "minutes": f"{sum(sum(own) / len(own) for own in every):.1f}"})
     for weighting in dict.fromkeys(one["weighting"] for one in found):
         own, line = [one for one in found if one["weighting"] == weighting], {"weighting": weighting}
         for name, task in tasks.items():
-            line[heads[name]] = cell(name, [one["tasks"][name][_split(task)][task["metric"]] for one in own])
+            line[heads[name]] = cell(name, [one["tasks"][name][split_of(task)][task["metric"]] for one in own])
             if any(alone.values()):
                 gain = by.get((weighting, name))
                 line[f"{name}: gain"] = "–" if gain is None else str(gain)

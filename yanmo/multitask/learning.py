@@ -75,6 +75,7 @@ def learn(
     """
     keep_freed_memory()
     began = time.perf_counter()
+    known_as = identity(trial, data)
     parts = start(trial, data)
     section, seed = trial.section, trial.seed
     order, held_out = mixed(section, parts, seed)
@@ -100,7 +101,7 @@ def learn(
         folder,
         seed,
         ranks=Ranks(),
-        identity={"together": identity(trial, data)},
+        identity={"together": known_as},
         appraise=lambda: objective.check(valid),
         progress=progress,
         say=say,
@@ -110,6 +111,7 @@ def learn(
         return None
     checkpoint.restore(objective, outcome.best or outcome.last)
     found = _measure(trial, objective, data, outcome, (time.perf_counter() - began) / 60)
+    found["identity"] = known_as
     for name, task in objective.tasks.items():
         with new_folder(folder / MODELS / name) as model:
             known = about(task, trial.sections[name], None if trial.is_new else trial.base, found["tasks"][name])
@@ -203,14 +205,10 @@ def _measure(
     for name, task in objective.tasks.items():
         own = data[name]
         task.eval().settle(own.valid)
-        metric = task.section.metric or task.metric
         tasks[name] = {
             "valid": task.appraise(own.valid),
             "test": task.appraise(own.test) if own.test else {},
-            "metric": metric,
-            "lower": metric in task.lower,
-            "scale": 1 if metric in task.hundredths else 100,
-            "measured_by": task.measured_by,
+            **task.of_the_deciding(),
         }
     valid = {f"{name}/{key}": value for name, one in tasks.items() for key, value in one["valid"].items()}
     return {
@@ -224,7 +222,6 @@ def _measure(
         "best_step": outcome.best_step,
         "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
         "minutes": minutes,
-        "identity": identity(trial, data),
     }
 
 

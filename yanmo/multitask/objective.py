@@ -145,4 +145,4 @@ class MultiTask(Several):
         """A task's own, from figures with its name before them."""
         task = self.tasks[name]
         merit = task.merit({key.removeprefix(f"{name}/"): value for key, value in found.items() if key.startswith(f"{name}/")})
-        return merit / 100 if (task.section.metric or task.metric) in task.hundredths else merit
+        return merit / 100 if task.deciding in task.hundredths else merit

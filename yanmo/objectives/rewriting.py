@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from yanmo.batch import Packed, Piece, Row
+from yanmo.models.family import multiple
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
 from yanmo.objectives.cross_entropy import Smoothing, cross_entropy
@@ -130,7 +131,7 @@ class Sides:
     def _needed(self, rows: Sequence[Sequence[Text]], length: int) -> int:
         """The length of rows that all of these fit into, at most `length` where the packer has kept to its bounds."""
         longest = max(sum(len(self.prefix) + len(text.segments[0].tokens) + len(text.suffix) for text in row) for row in rows)
-        return max(longest, min(length, -(-longest // MULTIPLE) * MULTIPLE))
+        return max(longest, min(length, multiple(longest, MULTIPLE)))
 
     def _batch(self, source: Packed | None, target: Packed, places: np.ndarray, answers: np.ndarray) -> RewrittenBatch:
         counts = {self.name: len(places), "accuracy": len(places)}

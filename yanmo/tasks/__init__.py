@@ -1,29 +1,23 @@
-"""Tasks: what a pretrained network is for. Each is an objective with labels under the one trainer; the recipe's kind names it."""
+"""Tasks: what a pretrained network is for. Each is an objective with labels under the one trainer; the recipe's kind names it.
 
-from yanmo.tasks.answering import Answering
-from yanmo.tasks.classification import Classification, Regression
-from yanmo.tasks.dialogue import Dialogue
-from yanmo.tasks.examples import Example
-from yanmo.tasks.labelling import Labelling
-from yanmo.tasks.relation import RelationExtraction
-from yanmo.tasks.retrieval import Retrieval
-from yanmo.tasks.task import Task
-from yanmo.tasks.writing import Summarisation, Translation
+The names below are loaded when they are first used, so that labelled data can be read and looked at without torch.
+"""
 
-TASKS: dict[str, type[Task]] = {
-    task.kind: task
-    for task in (
-        Classification,
-        Regression,
-        Labelling,
-        Summarisation,
-        Translation,
-        RelationExtraction,
-        Answering,
-        Dialogue,
-        Retrieval,
-    )
-}
-"""By the recipe's kind."""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yanmo.tasks.examples import Example
+    from yanmo.tasks.kinds import TASKS
+    from yanmo.tasks.task import Task
 
 __all__ = ["TASKS", "Example", "Task"]
+_HOMES = {"TASKS": "kinds", "Example": "examples", "Task": "task"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

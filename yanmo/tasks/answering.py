@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yanmo.batch import Packed, Row
+from yanmo.batch import Packed, Row, parts_of
 from yanmo.errors import UserError
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
@@ -34,7 +34,7 @@ from yanmo.tasks.content import NOTHING
 from yanmo.tasks.examples import Asked, Span
 from yanmo.tasks.offsets import Placed, placed
 from yanmo.tasks.task import Task
-from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, parts_of, room_beside, surrounded
+from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded
 from yanmo.tokenizer import Tokens
 
 LEAST = 8

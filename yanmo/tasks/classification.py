@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yanmo.batch import Packed, Row
+from yanmo.batch import Packed, Row, parts_of
 from yanmo.errors import UserError
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
@@ -26,7 +26,7 @@ from yanmo.tasks import metrics
 from yanmo.tasks.content import told_labels
 from yanmo.tasks.examples import Classified
 from yanmo.tasks.task import Task
-from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, parts_of, room_beside, surrounded
+from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded
 from yanmo.tokenizer import Tokens
 
 

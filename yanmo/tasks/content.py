@@ -4,10 +4,18 @@ reads it."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 from yanmo.tasks.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
 from yanmo.tasks.spans import joined
 from yanmo.tasks.tags import entities
+
+E = TypeVar("E")
+
+
+def some_of(examples: Sequence[E], count: int) -> Sequence[E]:
+    """At most so many, evenly from all over."""
+    return examples[:: max(1, -(-len(examples) // count))]
 
 
 def texts_of(example: Example) -> tuple[str, ...]:

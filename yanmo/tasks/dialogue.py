@@ -28,8 +28,8 @@ from yanmo.objectives.rewriting import Example, RewrittenBatch, Sides
 from yanmo.progress import Progress, silent
 from yanmo.tasks import text_metrics
 from yanmo.tasks.chat import Learned, closing, encode_conversation, encode_prompt, preview, with_chat
+from yanmo.tasks.content import some_of
 from yanmo.tasks.examples import Conversation, Message
-from yanmo.tasks.judged import Judged
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows
 from yanmo.tokenizer import Tokens
@@ -186,19 +186,19 @@ class Dialogue(Task):
             progress(len(found), len(examples), "replies")
         return found
 
-    def judge(self, examples: Sequence[Conversation]) -> tuple[dict[str, float], list[Judged]]:
+    def measured(self, examples: Sequence[Conversation]) -> tuple[dict[str, float], Sequence[Conversation], Sequence[Reply]]:
         """The loss of all, and the variety of the last replies to `checked` of them, from all over; and these replies."""
-        chosen = examples[:: max(1, -(-len(examples) // self.section.checked))]
+        chosen = some_of(examples, self.section.checked)
         answered = [(example, before) for example in chosen if (before := _before_the_last_answer(example.messages))]
         if not answered:
-            return self.held_out(examples), []
+            return self.held_out(examples), [], []
         asked = [replace(example, messages=before) for example, before in answered]
         whole = [replace(example, messages=example.messages[: len(before) + 1]) for example, before in answered]
         replies = self.predictions(asked)
-        return self.held_out(examples) | self.figures(asked, replies), self.judged(whole, replies)
+        return self.held_out(examples) | self.figures(asked, replies), whole, replies
 
     def check(self, examples: Sequence[Conversation]) -> dict[str, float]:
-        return self.held_out(examples) if (self.section.metric or self.metric) in LOSSES else self.appraise(examples)
+        return self.held_out(examples) if self.deciding in LOSSES else self.appraise(examples)
 
     def told(self, prediction: Reply) -> str:
         return prediction.text

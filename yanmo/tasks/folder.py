@@ -96,8 +96,7 @@ def load_task(folder: str | Path, base: str | Path | None = None) -> Task:
     made = TASKS[section.kind]
     tokens = load_tokenizer(folder)
     if is_adapter(folder):
-        begun = adapt.check_base(adapt.read_adapter(folder), folder, base)
-        network, head, _ = adapt.load_adapter(folder, begun, open_base(begun, tokens))
+        network, head, _ = adapt.load_adapter(folder, base, lambda begun: open_base(begun, tokens))
     elif made.head_of(section) is None:
         network, head = models.load(folder), None
     else:

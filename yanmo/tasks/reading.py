@@ -65,6 +65,11 @@ def read_examples(
     return examples
 
 
+def form_of(section: Any) -> dict[str, Any]:
+    """How the examples of a task's section are read: kind, fields and several, as the functions here and lint_files take them."""
+    return {"kind": section.kind, "fields": section.fields, "several": getattr(section, "several", False)}
+
+
 def read_record(
     record: Any, origin: str, kind: str, fields: Mapping[str, str] | None = None, *, several: bool = False
 ) -> list[Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from yanmo.adapt import layerwise
 from yanmo.batch import Packed, Row, to_device
 from yanmo.errors import UserError
+from yanmo.models.family import multiple
 from yanmo.models.heads import TaskHead, TaskKind
 from yanmo.models.network import Network, in_mode
 from yanmo.objectives.objective import Objective
@@ -191,7 +192,7 @@ class Task(Objective):
     def _rows(self, windows: Sequence[Window]) -> Iterator[tuple[list[Row], int]]:
         longest = max(window.places for window in windows)
         total = sum(window.places for window in windows)
-        length = min(self.length, -(-max(longest, min(total, self.length)) // MULTIPLE) * MULTIPLE)
+        length = min(self.length, multiple(max(longest, min(total, self.length)), MULTIPLE))
         order = WindowOrder(windows, length, self, seed=0, shuffle=False)
         at_once = max(1, PLACES // length)
         for begin in range(0, order.rows_per_epoch, at_once):
@@ -205,14 +206,19 @@ class Task(Objective):
             for one, prediction in zip(examples, predictions, strict=True)
         ]
 
-    def judge(self, examples: Sequence[Any]) -> tuple[dict[str, float], list[Judged]]:
-        """The metrics of held-out examples with the weights of now, and what was predicted of them."""
+    def measured(self, examples: Sequence[Any]) -> tuple[dict[str, float], Sequence[Any], Sequence[Any]]:
+        """The metrics of held-out examples with the weights of now, and the examples that were predicted with what was said."""
         predictions = self.predictions(examples)
-        return self.figures(examples, predictions), self.judged(examples, predictions)
+        return self.figures(examples, predictions), examples, predictions
+
+    def judge(self, examples: Sequence[Any]) -> tuple[dict[str, float], list[Judged]]:
+        """The metrics of held-out examples, and what was predicted of them as a person reads it."""
+        figures, shown, predictions = self.measured(examples)
+        return figures, self.judged(shown, predictions)
 
     def appraise(self, examples: Sequence[Any]) -> dict[str, float]:
         """The metrics of held-out examples with the weights of now."""
-        return self.judge(examples)[0]
+        return self.measured(examples)[0]
 
     def readable(self, figures: Mapping[str, float]) -> dict[str, str]:
         """Figures as people read them, and how those were found that are compared only when it was the same way."""
@@ -224,8 +230,19 @@ class Task(Objective):
         """The metrics that weights are chosen by while it learns: no more work than that needs."""
         return self.appraise(examples)
 
+    @property
+    def deciding(self) -> str:
+        """The figure that weights are chosen by."""
+        return self.section.metric or self.metric
+
+    def of_the_deciding(self) -> dict[str, Any]:
+        """What whoever compares trials by the deciding figure must know of it."""
+        name = self.deciding
+        scale = 1 if name in self.hundredths else 100
+        return {"metric": name, "scale": scale, "lower": name in self.lower, "measured_by": self.measured_by}
+
     def merit(self, found: Mapping[str, float]) -> float:
-        name = self.section.metric or self.metric
+        name = self.deciding
         if name not in found:
             raise UserError(f"metric {name!r}: {self.kind} finds {', '.join(sorted(found))}")
         of_loss = TIE * found.get("loss", 0.0)

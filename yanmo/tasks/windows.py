@@ -99,16 +99,6 @@ def lay_windows(rows: Sequence[Row], length: int, pad: int) -> Laid:
     return Laid(packed, tuple(windows), firsts)
 
 
-def parts_of(size: int, room: int, stride: float) -> list[tuple[int, int]]:
-    """From where to where each window of a text of `size` tokens goes, of at most `room`: the next begins `stride` of the room
-    later, and the last one ends where the text does."""
-    if size <= room:
-        return [(0, size)]
-    step = max(1, int(room * stride))
-    begins = [*range(0, size - room, step), size - room]
-    return [(begin, begin + room) for begin in begins]
-
-
 @dataclass(frozen=True)
 class Surrounded:
     """Token ids as the network reads them, with the family's special tokens, and where in them each part begins."""

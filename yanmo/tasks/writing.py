@@ -24,6 +24,7 @@ from yanmo.objectives.objective import Loss
 from yanmo.objectives.rewriting import Example, RewrittenBatch, Sides
 from yanmo.progress import Progress, silent
 from yanmo.tasks import text_metrics
+from yanmo.tasks.content import some_of
 from yanmo.tasks.examples import Rewritten
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window
@@ -153,7 +154,7 @@ class Writing(Task):
 
     def check(self, examples: Sequence[Any]) -> dict[str, float]:
         """Of `checked` examples from all over, each written with the likeliest token every time."""
-        chosen = examples[:: max(1, -(-len(examples) // self.section.checked))]
+        chosen = some_of(examples, self.section.checked)
         return self.figures(chosen, self.predictions(chosen, beams=1))
 
     def told(self, prediction: Written) -> str:
