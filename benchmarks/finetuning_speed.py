@@ -60,8 +60,8 @@ def _in_process(side: str, folder: str) -> float:
 def _prepare(options: argparse.Namespace, folder: Path) -> None:
     """The network, its tokenizer, and the examples that fit, as all sides read them."""
     from yanmo.blank import make_blank
-    from yanmo.tasks.content import texts_of
-    from yanmo.tasks.reading import read_examples
+    from yanmo.labelled.content import texts_of
+    from yanmo.labelled.reading import read_examples
     from yanmo.tokenizer import load_tokenizer
 
     examples = read_examples(options.train, options.task)
@@ -84,7 +84,7 @@ def _section(options: argparse.Namespace) -> Any:
 
 
 def _examples(options: argparse.Namespace) -> list[Any]:
-    from yanmo.tasks.reading import read_examples
+    from yanmo.labelled.reading import read_examples
 
     examples = read_examples(options.train, options.task)
     return [examples[number] for number in json.loads((Path(options.folder) / "chosen.json").read_text())]

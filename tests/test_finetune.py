@@ -214,7 +214,7 @@ def test_a_stop_keeps_everything(finished, reviews, tmp_path, monkeypatch):
     assert again["trials"][0]["test"] == whole["trials"][0]["test"]
 
 
-def test_a_run_goes_on_to_its_tasks(reviews, tmp_path, capsys):
+def test_a_run_goes_on_to_its_tasks(reviews, tmp_path, monkeypatch):
     from short_runs import ROOT, short_recipe
 
     from yanmo.run import carry_out as run_all
@@ -225,8 +225,24 @@ def test_a_run_goes_on_to_its_tasks(reviews, tmp_path, capsys):
     assert yanmo.load(run.folder / "tasks" / "sentiment" / "model").predict(["很好"])[0].label in ("good", "bad")
     assert "sentiment" in (run.folder / "report.html").read_text(encoding="utf-8")
     before = (run.folder / "tasks" / "sentiment" / "full-seed0" / "result.json").stat().st_mtime_ns
-    run_all(recipe)
+    from yanmo import trials
+
+    with monkeypatch.context() as patch:                   # nothing is read again of what is finished
+        patch.delattr(trials, "read_data")
+        run_all(recipe)
     assert (run.folder / "tasks" / "sentiment" / "full-seed0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_bad_examples_are_found_before_any_text_is_read(reviews, tmp_path):
+    from short_runs import ROOT, short_recipe
+
+    from yanmo.run import carry_out as run_all
+
+    task = {"kind": "classification", "train": str(reviews / "names.jsonl")}
+    recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, f"tasks={json.dumps({'sentiment': task})}")
+    with pytest.raises(UserError, match=r"^tasks\.sentiment: .*names\.jsonl:1: no field 'text'"):
+        run_all(recipe)
+    assert not any(tmp_path.rglob("corpus"))
 
 
 def test_nothing_is_trained_on_examples_of_which_lint_says_do_not(finished, reviews, tmp_path):

@@ -12,11 +12,11 @@ from typing import Any
 from yanmo import models
 from yanmo.errors import UserError
 from yanmo.files import new_folder
+from yanmo.labelled.content import texts_of
+from yanmo.labelled.examples import Example
 from yanmo.pretrain import new_network
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Recipe, Training
-from yanmo.tasks import Example
-from yanmo.tasks.content import texts_of
 from yanmo.tasks.windows import LONGEST
 from yanmo.tokenizer import adopt_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 

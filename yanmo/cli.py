@@ -394,7 +394,7 @@ def samples() -> None:
     """The samples that come with installed packages: corpora, and labelled ones for tasks."""
     from yanmo import display
     from yanmo.corpus.samples import PREFIX, SAMPLES
-    from yanmo.tasks.samples import LABELLED, SHARES
+    from yanmo.labelled.samples import LABELLED, SHARES
 
     rows = [(PREFIX + name, f"{one.language} · {one.licence} · {one.description}") for name, one in SAMPLES.items()]
     display.table("samples", rows)

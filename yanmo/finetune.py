@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from yanmo import checkpoint, recipe
@@ -20,16 +19,17 @@ from yanmo.card import named
 from yanmo.errors import UserError
 from yanmo.feed import Rows
 from yanmo.files import new_folder, sha256_of
+from yanmo.labelled.data import Data
+from yanmo.labelled.examples import Example
 from yanmo.memory import keep_freed_memory
 from yanmo.models.family import multiple
 from yanmo.models.heads import build_head
 from yanmo.models.network import Network
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
-from yanmo.tasks import TASKS, Example, Task
+from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import known_tokens, open_base, save_task
 from yanmo.tasks.judged import Judged, keep_judged
-from yanmo.tasks.reading import form_of, read_examples, split
 from yanmo.tasks.task import MULTIPLE
 from yanmo.tasks.windows import SHORTEST
 from yanmo.tokenizer import Tokens, load_tokenizer
@@ -45,16 +45,6 @@ RATES = {"full": 5e-4, "scratch": 5e-4, "frozen": 2e-3, "adapter": 1e-3, "lora":
 
 
 @dataclass(frozen=True)
-class Data:
-    """Examples to learn from, to choose by, and to measure on. sums: of the files they are from."""
-
-    train: Sequence[Example]
-    valid: Sequence[Example]
-    test: Sequence[Example]
-    sums: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Trial:
     """One way of adapting. method: of the adaptation, or `scratch`: all of a network that has learned nothing yet."""
 
@@ -62,27 +52,6 @@ class Trial:
     base: Path
     method: recipe.Method
     seed: int
-
-
-def read_data(section: Any) -> Data:
-    """The examples of a task. Raises UserError where there are none, naming the file and the line of a bad one."""
-    if not section.train:
-        raise UserError(f"task {section.kind}: no examples to learn from; name a file in `train`")
-    files = {name: getattr(section, name) for name in ("train", "valid", "test")}
-    parts = {name: read_examples(paths, **form_of(section)) if paths else [] for name, paths in files.items()}
-    train, valid = parts["train"], parts["valid"]
-    if not section.valid:
-        train, valid = split(train, section.validation, seed=0)
-    if section.limit is not None and section.limit < len(train):
-        chosen = np.random.default_rng(0).permutation(len(train))[: section.limit]
-        train = [train[number] for number in sorted(chosen.tolist())]
-    for name, examples in (("learn from", train), ("choose by", valid)):
-        if not examples:
-            raise UserError(
-                f"task {section.kind}: no examples to {name} in {', '.join(section.train)}; give more, or name `valid`"
-            )
-    sums = {path: sha256_of(Path(path)) for paths in files.values() for path in paths if not path.startswith("sample:")}
-    return Data(train, valid, parts["test"], sums)
 
 
 def finetune(
@@ -95,7 +64,7 @@ def finetune(
     """
     keep_freed_memory()
     began = time.perf_counter()
-    known = identity(trial, data)
+    known = identity(trial, data.sums)
     task = start(trial, data.train)
     ranks = Ranks()
     order, held_out = task.order(data.train, trial.seed), task.order(data.valid, trial.seed, shuffle=False)
@@ -228,10 +197,10 @@ def _measure(trial: Trial, task: Task, data: Data, outcome: Outcome, seconds: fl
     return found | {"by_eye": task.by_eye, "judged": len(judged), "wrong": sum(one.wrong > 0 for one in judged)}, judged
 
 
-def identity(trial: Trial, data: Data) -> str:
+def identity(trial: Trial, sums: Mapping[str, str]) -> str:
     """What a trial depends on, as one number: the section, the examples, and all of the base: what is frozen is read from there
     again when a trial goes on, for checkpoints have only what is learned."""
     section = trial.section.model_dump(mode="json", exclude={"seeds", "methods", "tune", "test", "lint"})
     base = {path.name: sha256_of(path) for kind in BASE for path in sorted(trial.base.glob(kind))}
-    tree = {"section": section, "base": base, "method": trial.method, "data": data.sums}
+    tree = {"section": section, "base": base, "method": trial.method, "data": dict(sums)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

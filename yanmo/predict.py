@@ -10,13 +10,14 @@ from typing import Any
 
 from yanmo import loading
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Example
+from yanmo.labelled.findings import LintReport
+from yanmo.labelled.lint import lint_files
+from yanmo.labelled.reading import form_of, read_examples, read_record
 from yanmo.models import Network
 from yanmo.parallel import choose_device
-from yanmo.tasks import TASKS, Example, Task
-from yanmo.tasks.findings import LintReport
+from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import TASK_FILE, load_task
-from yanmo.tasks.lint import lint_files
-from yanmo.tasks.reading import form_of, read_examples, read_record
 from yanmo.tokenizer import Tokens
 
 DIGITS = 6

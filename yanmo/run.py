@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ RECORD = "stages.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe and its folder."""
+    """A recipe and its folder. data: examples of its tasks, as far as they have been read."""
 
     recipe: Recipe
     folder: Path
+    data: dict[str, Any] = field(default_factory=dict)
 
     def sum_of(self, stage: str) -> str:
         """What a stage made, as one number: a hash of its files' sums, the report apart, which has times in it.
@@ -70,11 +71,22 @@ def carry_out(recipe: Recipe, until: str = "report") -> Run:
             from yanmo.pretrain import check_early
 
             check_early(recipe)
+        if not are_several() and _named("tasks") in stages:
+            _read_early(run)
         if is_first():
             write_atomically(run.folder / "recipe.yaml", write_yaml(recipe))
         for stage in stages:
             _do(run, stage, record, known)
     return run
+
+
+def _read_early(run: Run) -> None:
+    """Read and look at the examples of tasks without results: what is wrong with them is said before anything is trained."""
+    from yanmo.labelled.data import read_data
+
+    for name, section in run.recipe.tasks.items():
+        if not (run.folder / "tasks" / name / "results.json").exists():
+            run.data[name] = read_data(section, name, display.note)
 
 
 def recipe_stages(recipe: Recipe, until: str = "report") -> list[Stage]:
@@ -262,7 +274,7 @@ def _tasks(run: Run, progress: Progress) -> None:
 
     bases = {name: _base_of(run, name) for name in run.recipe.tasks}
     for name, section in run.recipe.tasks.items():
-        carry_out(Trials(section, bases[name], run.folder / "tasks" / name), progress, display.note)
+        carry_out(Trials(section, bases[name], run.folder / "tasks" / name, run.data.get(name)), progress, display.note)
 
 
 def _together(run: Run, progress: Progress) -> None:
@@ -273,7 +285,8 @@ def _together(run: Run, progress: Progress) -> None:
     sections = {name: run.recipe.tasks[name] for name in section.tasks}
     first = section.tasks[0]
     base = folder / "blank" if sections[first].is_new else _base_of(run, first)
-    carry_out(Joint(section, sections, base, folder, run.folder / "tasks", run.folder / "shards"), progress, display.note)
+    joint = Joint(section, sections, base, folder, run.folder / "tasks", run.folder / "shards", run.data)
+    carry_out(joint, progress, display.note)
 
 
 def _base_of(run: Run, name: str) -> Path:

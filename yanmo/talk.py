@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Message
 from yanmo.models import Network
 from yanmo.tasks.chat import encode_prompt
 from yanmo.tasks.dialogue import Reply, reply_to
-from yanmo.tasks.examples import Message
 from yanmo.tokenizer import Tokens
 
 RESET, EXIT = "/reset", "/exit"

@@ -20,11 +20,11 @@ from yanmo.blank import make_blank
 from yanmo.display import duration, number, short
 from yanmo.errors import Interrupted, UserError
 from yanmo.files import copy_folder, write_atomically
-from yanmo.finetune import RESULT, Data, Trial, finetune, identity, read_data, split_of
+from yanmo.finetune import RESULT, Trial, finetune, identity, split_of
+from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.progress import Progress, silent
 from yanmo.recipe.tasks import EPOCHS
 from yanmo.tasks.intervals import interval, rendered
-from yanmo.tasks.lint import lint
 
 RESULTS, TABLE = "results.json", "results.md"
 Say = Callable[[str], None]
@@ -33,11 +33,12 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class Trials:
     """What is tried for one task: section of the recipe, the model folder that it begins with (made where the section has a new
-    network), and where all of it lies."""
+    network), and where all of it lies. data: its examples, where they have been read already."""
 
     section: Any
     base: Path
     folder: Path
+    data: Data | None = None
 
 
 def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> dict[str, Any]:
@@ -47,8 +48,9 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     Raises UserError for whatever a person can mend, before anything is trained where that can be seen, and Interrupted when
     it was asked to stop: all is saved.
     """
-    data = read_data(trials.section)
-    look(trials.section, data, say)
+    if (before := _before(trials)) is not None:
+        return before
+    data = trials.data or read_data(trials.section, say=say)
     if trials.section.is_new:
         make_blank(trials.section, data.train, trials.base, progress)
     found: list[dict[str, Any]] = []
@@ -60,29 +62,32 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     results = {"task": trials.section.kind, "trials": found, "methods": by_method(found), "table": table(found)}
     best = _best(found, trials.section.adaptation.method)
     results["best"] = {name: best[name] for name in ("method", "seed")}
-    trials.folder.mkdir(parents=True, exist_ok=True)
+    results["identity"] = _identity(trials)
     copy_folder(trials.folder / f"{best['method']}-seed{best['seed']}" / "model", trials.folder / "model")
     write_atomically(trials.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False))
     write_atomically(trials.folder / TABLE, "\n".join(markdown(results["table"])) + "\n")
     return results
 
 
-def look(section: Any, data: Data, say: Say) -> None:
-    """Look at the examples before anything is trained on them. Raises UserError where lint says: do not, naming what is wrong."""
-    report = lint(section.kind, data.train, data.valid, data.test)
-    bad = [one for one in report.sections if one.verdict == "do not train"]
-    again = f"`yanmo lint {' '.join(section.train)} --task {section.kind}` shows all of it"
-    if bad and section.lint:
-        where = ["".join(f" ({shown.origin})" for shown in one.examples[:1]) for one in bad]
-        first = [f"{one.name}: {'; '.join(one.found)}{place}" for one, place in zip(bad, where, strict=True)]
-        raise UserError(f"not trained on these examples: {'. '.join(first)}. {again}; to train all the same, set lint=false")
-    if report.verdict != "ok":
-        say(f"lint: {report.closing()[1]}; {again}")
+def _before(trials: Trials) -> dict[str, Any] | None:
+    """What results.json holds where all of this was done before."""
+    file = trials.folder / RESULTS
+    if not file.exists() or not (trials.folder / "model").exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found if found.get("identity") == _identity(trials) else None
+
+
+def _identity(trials: Trials) -> list[Any]:
+    """What the results depend on: what one of the trials does, and which trials there are."""
+    section = trials.section
+    one = identity(Trial(section, trials.base, section.tried[0], section.seeds[0]), sums_of(section))
+    return [one, section.model_dump(mode="json", include={"seeds", "methods", "tune", "test"})]
 
 
 def _finished(trial: Trial, data: Data, folder: Path, progress: Progress, say: Say) -> dict[str, Any]:
     """What a trial found, from its folder where it is finished. Its checkpoints are dropped when its model is there."""
-    if (found := kept(folder, identity(trial, data), "model")) is not None:
+    if (found := kept(folder, identity(trial, data.sums), "model")) is not None:
         return found
     name = f"{folder.parent.name}/{folder.name}"
 

@@ -18,11 +18,12 @@ from yanmo.adapt.lora import lora_weights
 from yanmo.adapt.rows import set_rows
 from yanmo.batch import Packed
 from yanmo.errors import UserError
-from yanmo.finetune import Data, Trial, finetune, identity
+from yanmo.finetune import Trial, finetune, identity
+from yanmo.labelled.data import Data
+from yanmo.labelled.examples import Related
 from yanmo.models import FAMILIES
 from yanmo.predict import load_task
 from yanmo.recipe import parse_task
-from yanmo.tasks.examples import Related
 from yanmo.tasks.folder import merge_task
 from yanmo.tokenizer import load_tokenizer, save_tokenizer
 
@@ -244,7 +245,7 @@ def test_a_run_does_not_go_on_with_another_base(learned, base, changed):
     """What is frozen is not in its checkpoints: another base under the same name would be another network."""
     path, run_folder = base / changed, learned["lora"][0].parent
     trial, data, before = trial_of(base, "lora"), data_of(related()), path.read_bytes()
-    known = identity(trial, data)
+    known = identity(trial, data.sums)
     try:
         if changed == "model.safetensors":
             network = models.load(base)
@@ -252,9 +253,9 @@ def test_a_run_does_not_go_on_with_another_base(learned, base, changed):
             models.save(network, base)
         else:
             path.write_bytes(before + b"\n")
-        assert identity(trial, data) != known
+        assert identity(trial, data.sums) != known
         with pytest.raises(UserError, match=r"task was .* and is "):
             finetune(trial, data, run_folder, say=lambda sentence: None)
     finally:
         path.write_bytes(before)
-    assert identity(trial, data) == known
+    assert identity(trial, data.sums) == known

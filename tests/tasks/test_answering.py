@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from small_tasks import alone, batches_of, learn, task_of
 
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Asked, Span
 from yanmo.tasks import task as task_room
 from yanmo.tasks.answering import AskedBatch, best_threshold
-from yanmo.tasks.examples import Asked, Span
 from yanmo.tasks.folder import load_task, save_task
 
 ENGLISH = (

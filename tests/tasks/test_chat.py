@@ -14,8 +14,8 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Message
 from yanmo.tasks.chat import TEMPLATE, Learned, closing, encode_conversation, encode_prompt, preview, with_chat
-from yanmo.tasks.examples import Message
 from yanmo.tokenizer import Tokens, load_tokenizer, save_tokenizer
 
 transformers = pytest.importorskip("transformers")

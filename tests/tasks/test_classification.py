@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from small_tasks import alone, batches_of, learn, task_of
 
 from yanmo.errors import UserError
-from yanmo.tasks.examples import Classified
+from yanmo.labelled.examples import Classified
 
 TEXTS = ["The bread was good.", "Bad, bad port.", "北京很好。", "The company in the war was founded by a baker", "面包"]
 TEXTS += ["two brothers"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from yanmo.labelled.tags import TagSet, faults
 from yanmo.tasks.crf import CRF
-from yanmo.tasks.tags import TagSet, faults
 
 TAGS = TagSet.named(["O", "B-A", "I-A", "B-B", "I-B"])
 LENGTHS = [3, 1, 4, 2, 4, 3]

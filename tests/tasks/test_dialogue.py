@@ -14,12 +14,12 @@ from small_tasks import alone, batches_of, learn, network_of, task_of, tokens_of
 
 from yanmo.errors import UserError
 from yanmo.generation import TextStream
+from yanmo.labelled.examples import Conversation, Message
+from yanmo.labelled.reading import read_examples
 from yanmo.recipe import DialogueTask, parse_task
 from yanmo.tasks.chat import closing, encode_conversation, encode_prompt
 from yanmo.tasks.dialogue import Dialogue, Reply, TalkedWindow
-from yanmo.tasks.examples import Conversation, Message
 from yanmo.tasks.folder import load_task, save_task
-from yanmo.tasks.reading import read_examples
 
 DATA = Path(__file__).parents[3] / "shared/data/dlg-chatterbot-en-zh"
 DECODERS = ["gpt2", "llama", "qwen3", "mixtral", "lstm"]

@@ -6,11 +6,11 @@ import pytest
 from small_tasks import task_of
 
 from yanmo.card import INPUTS, PIPELINES, TaskFacts, command_of, named, task_card
+from yanmo.labelled.content import given_of, right_of
+from yanmo.labelled.examples import Asked, Classified, Conversation, Message, Related, Retrieved, Rewritten, Span, Tagged
 from yanmo.tasks import TASKS
 from yanmo.tasks.answering import Answer
 from yanmo.tasks.classification import Label, Labels
-from yanmo.tasks.content import given_of, right_of
-from yanmo.tasks.examples import Asked, Classified, Conversation, Message, Related, Retrieved, Rewritten, Span, Tagged
 from yanmo.tasks.judged import MOST, WIDE, Judged, mistakes, taken_for
 from yanmo.tasks.labelling import Entities, NamedEntity
 from yanmo.tasks.relation import Relation
@@ -105,7 +105,7 @@ def test_every_task_has_a_card_and_a_command():
 def test_inputs_of_the_card_are_such_as_tasks_read():
     import json
 
-    from yanmo.tasks.reading import read_record
+    from yanmo.labelled.reading import read_record
 
     for kind, given in INPUTS.items():
         assert read_record(json.loads(given), "card", kind)

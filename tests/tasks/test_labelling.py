@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from small_tasks import alone, batches_of, learn, task_of
 
 from yanmo.errors import UserError
-from yanmo.tasks.examples import Tagged
-from yanmo.tasks.tags import faults
+from yanmo.labelled.examples import Tagged
+from yanmo.labelled.tags import faults
 
 ENGLISH = Tagged(
     origin="t.conll:1",

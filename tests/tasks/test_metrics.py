@@ -12,8 +12,8 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOBES
 
 from yanmo.errors import UserError
+from yanmo.labelled.tags import mended
 from yanmo.tasks import metrics
-from yanmo.tasks.tags import mended
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 

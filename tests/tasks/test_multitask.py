@@ -19,6 +19,7 @@ from yanmo.errors import UserError
 from yanmo.files import new_folder
 from yanmo.finetune import task_on
 from yanmo.gradients import add_up
+from yanmo.labelled.examples import Classified, Tagged
 from yanmo.measured import measured
 from yanmo.multitask.comparing import Gain, _read, gains_of, table, verdicts
 from yanmo.multitask.learning import _named
@@ -39,7 +40,6 @@ from yanmo.objectives.objective import Loss
 from yanmo.parallel import Ranks
 from yanmo.players import Players
 from yanmo.recipe import Training, parse_recipe, read_recipe
-from yanmo.tasks.examples import Classified, Tagged
 from yanmo.tasks.folder import save_task
 from yanmo.tasks.windows import WindowOrder
 from yanmo.tokenizer import save_tokenizer

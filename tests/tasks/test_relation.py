@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from small_tasks import alone, batches_of, learn, task_of, tokens_of
 
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Related
 from yanmo.tasks import task as task_room
-from yanmo.tasks.examples import Related
 from yanmo.tasks.folder import load_task, save_task
 from yanmo.tasks.offsets import placed
 from yanmo.tasks.relation import around, mark

@@ -15,12 +15,12 @@ from small_tasks import TEXTS, alone, batches_of, learn, network_of, task_of, to
 import yanmo
 from yanmo.errors import UserError
 from yanmo.finetune import Trial, start
+from yanmo.labelled.examples import Retrieved
+from yanmo.labelled.reading import read_examples
 from yanmo.models import save
 from yanmo.objectives.contrast import VECTOR_KEY
 from yanmo.recipe import RetrievalTask, parse_task
-from yanmo.tasks.examples import Retrieved
 from yanmo.tasks.folder import load_task, save_task
-from yanmo.tasks.reading import read_examples
 from yanmo.tasks.retrieval import Ranked, Retrieval, shared_out
 from yanmo.tokenizer import save_tokenizer
 from yanmo.vectors import embed, embed_parts

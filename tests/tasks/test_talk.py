@@ -12,8 +12,8 @@ from test_dialogue import TALKS
 import yanmo
 from yanmo import cli
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Conversation, Message
 from yanmo.talk import Talk, converse
-from yanmo.tasks.examples import Conversation, Message
 from yanmo.tasks.folder import save_task
 
 

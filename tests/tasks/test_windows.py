@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_tasks import alone, batches_of, task_of
 
 from yanmo.batch import parts_of
-from yanmo.tasks.examples import Classified
+from yanmo.labelled.examples import Classified
 from yanmo.tasks.labelling import _windows
 
 EXAMPLES = [

@@ -11,11 +11,11 @@ from small_tasks import TEXTS, batches_of, learn, network_of, task_of, tokens_of
 from yanmo.batch import Packed
 from yanmo.beams import BeamSettings, beam_search
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Rewritten
+from yanmo.labelled.reading import read_examples
 from yanmo.models import Seq2Seq
 from yanmo.recipe import TranslationTask
-from yanmo.tasks.examples import Rewritten
 from yanmo.tasks.folder import load_task, save_task
-from yanmo.tasks.reading import read_examples
 from yanmo.tasks.writing import Translation, Writing
 
 FAMILIES = ("t5", "bart", "gpt2", "llama", "lstm")

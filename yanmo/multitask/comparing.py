@@ -10,15 +10,16 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from yanmo import recipe
 from yanmo.blank import make_blank
-from yanmo.errors import Interrupted, UserError
+from yanmo.errors import Interrupted
 from yanmo.files import copy_folder, write_atomically
-from yanmo.finetune import Data, read_data, split_of
+from yanmo.finetune import split_of
+from yanmo.labelled.data import Data, read_data
 from yanmo.multitask.learning import MODELS, JointTrial, identity, learn
 from yanmo.progress import Progress, silent
 from yanmo.tasks.intervals import Interval, interval, rendered, student
@@ -33,7 +34,7 @@ BY_ITSELF = "each by itself"
 class Joint:
     """section: what is learned together. sections: of its tasks, by name. base: the model folder that it begins with (made where
     the tasks have a new network). folder: where all of it goes. alone: where the trials of each task by itself lie, a folder for
-    each. shards: of the text that the section's objective learns from."""
+    each. shards: of the text that the section's objective learns from. data: of the tasks, as far as it has been read."""
 
     section: recipe.Together
     sections: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Joint:
     folder: Path
     alone: Path
     shards: Path
+    data: Mapping[str, Data] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
 
     Raises UserError for whatever a person can mend, and Interrupted when it was asked to stop: all is saved.
     """
-    data = _read(joint.sections)
+    data = {name: joint.data.get(name) or read_data(section, name, say) for name, section in joint.sections.items()}
     first = next(iter(joint.sections.values()))
     if first.is_new:
         given = first.model_copy(update={"training": joint.section.training})
@@ -96,17 +98,6 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
     for sentence in results["verdicts"]:
         say(sentence)
     return results
-
-
-def _read(sections: Mapping[str, Any]) -> dict[str, Data]:
-    """The examples of every task. Raises UserError with the task's name."""
-    found = {}
-    for name, section in sections.items():
-        try:
-            found[name] = read_data(section)
-        except UserError as error:
-            raise UserError(f"tasks.{name}: {error}") from None
-    return found
 
 
 def _finished(

@@ -17,7 +17,8 @@ from yanmo import checkpoint, recipe
 from yanmo.batch import Order
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, new_folder, sha256_of
-from yanmo.finetune import RATES, RESULT, Data, about, task_on, validates_every
+from yanmo.finetune import RATES, RESULT, about, task_on, validates_every
+from yanmo.labelled.data import Data
 from yanmo.memory import keep_freed_memory
 from yanmo.models.network import Network
 from yanmo.multitask.objective import MultiTask

@@ -24,14 +24,14 @@ from torch import Tensor
 
 from yanmo.batch import Packed, Row, parts_of
 from yanmo.errors import UserError
+from yanmo.labelled.content import NOTHING
+from yanmo.labelled.examples import Asked, Span
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
 from yanmo.objectives.objective import Loss
 from yanmo.progress import Progress, silent
 from yanmo.tasks import text_metrics
-from yanmo.tasks.content import NOTHING
-from yanmo.tasks.examples import Asked, Span
 from yanmo.tasks.offsets import Placed, placed
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded

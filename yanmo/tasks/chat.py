@@ -25,7 +25,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from yanmo.errors import UserError
-from yanmo.tasks.examples import Message
+from yanmo.labelled.examples import Message
 from yanmo.tokenizer import Tokens
 from yanmo.tokenizer.tokens import CLOSE, OPEN
 

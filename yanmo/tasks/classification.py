@@ -19,12 +19,12 @@ from torch import Tensor
 
 from yanmo.batch import Packed, Row, parts_of
 from yanmo.errors import UserError
+from yanmo.labelled.content import told_labels
+from yanmo.labelled.examples import Classified
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
 from yanmo.objectives.objective import Loss
 from yanmo.tasks import metrics
-from yanmo.tasks.content import told_labels
-from yanmo.tasks.examples import Classified
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded
 from yanmo.tokenizer import Tokens

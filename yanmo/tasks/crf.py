@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yanmo.tasks.tags import TagSet, best_paths
+from yanmo.labelled.tags import TagSet, best_paths
 
 FORBIDDEN = -float("inf")
 
@@ -151,7 +151,7 @@ class CRF(nn.Module):
 
         scores_NK, gold_N: the tokens of all sentences one after the other, lengths: (S,) how many each has. opens, closes: (S,)
         bool, False where what is given as a sentence is a window that does not begin, or end, where its sentence does: any tag
-        may stand there then. Gold tags have to be legal (yanmo.tasks.tags.mended).
+        may stand there then. Gold tags have to be legal (yanmo.labelled.tags.mended).
         """
         lengths_S = _lengths(lengths, scores_NK)
         if not len(lengths_S):

@@ -20,6 +20,8 @@ import torch
 from yanmo.batch import Row, to_device
 from yanmo.errors import UserError
 from yanmo.generation import generate
+from yanmo.labelled.content import some_of
+from yanmo.labelled.examples import Conversation, Message
 from yanmo.models import Network, Seq2Seq
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import in_mode
@@ -28,8 +30,6 @@ from yanmo.objectives.rewriting import Example, RewrittenBatch, Sides
 from yanmo.progress import Progress, silent
 from yanmo.tasks import text_metrics
 from yanmo.tasks.chat import Learned, closing, encode_conversation, encode_prompt, preview, with_chat
-from yanmo.tasks.content import some_of
-from yanmo.tasks.examples import Conversation, Message
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows
 from yanmo.tokenizer import Tokens

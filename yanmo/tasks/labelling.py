@@ -20,16 +20,16 @@ from torch import Tensor
 
 from yanmo.batch import Packed, Row
 from yanmo.errors import UserError
+from yanmo.labelled.content import placed_words, told_parts
+from yanmo.labelled.examples import Tagged
+from yanmo.labelled.tags import TagSet, decode, entities, mended
 from yanmo.models import Seq2Seq
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
 from yanmo.objectives.layout import hidden_at
 from yanmo.objectives.objective import Loss
 from yanmo.tasks import metrics
-from yanmo.tasks.content import placed_words, told_parts
 from yanmo.tasks.crf import CRF
-from yanmo.tasks.examples import Tagged
-from yanmo.tasks.tags import TagSet, decode, entities, mended
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded
 from yanmo.tokenizer import Tokens

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from yanmo.errors import UserError
-from yanmo.tasks.tags import Scheme, scheme_of, standard
+from yanmo.labelled.tags import Scheme, scheme_of, standard
 
 BINS = 15
 """Of the calibration error, as in Guo et al. 2017, section 4."""
@@ -118,7 +118,7 @@ def entities(
     """Precision, recall and F1 of entities, which are right when borders and type are; also macro F1, and F1 by type (seqeval).
 
     Illegal tags are read in seqeval's strict mode where the scheme is BIOES, in its default mode (that of conlleval) otherwise;
-    see yanmo.tasks.tags.entities. scheme: by default found from the gold tags.
+    see yanmo.labelled.tags.entities. scheme: by default found from the gold tags.
     """
     from seqeval.metrics import classification_report
     from seqeval.scheme import IOBES

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from yanmo.batch import Packed, Row
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Related
 from yanmo.models.heads import TaskHead, TaskKind
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
 from yanmo.objectives.layout import hidden_at
 from yanmo.objectives.objective import Loss
 from yanmo.tasks import metrics
-from yanmo.tasks.examples import Related
 from yanmo.tasks.offsets import Placed, placed
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from yanmo.batch import Packed, Row
 from yanmo.errors import UserError
+from yanmo.labelled.examples import Retrieved
 from yanmo.models import Network
 from yanmo.models.heads import TaskHead
 from yanmo.objectives.contrast import VECTOR_KEY, Vector, check_vector, known_vectors, vectors_of
 from yanmo.objectives.objective import Loss
 from yanmo.progress import Progress, silent
 from yanmo.tasks import metrics
-from yanmo.tasks.examples import Retrieved
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, surrounded
 from yanmo.tokenizer import Tokens

@@ -17,14 +17,14 @@ from torch import Tensor
 from yanmo.adapt import layerwise
 from yanmo.batch import Packed, Row, to_device
 from yanmo.errors import UserError
+from yanmo.labelled.content import given_of, right_of
+from yanmo.labelled.examples import Example
 from yanmo.models.family import multiple
 from yanmo.models.heads import TaskHead, TaskKind
 from yanmo.models.network import Network, in_mode
 from yanmo.objectives.objective import Objective
 from yanmo.progress import Progress, silent
 from yanmo.recipe import KIND_OF, article, families_of
-from yanmo.tasks.content import given_of, right_of
-from yanmo.tasks.examples import Example
 from yanmo.tasks.judged import Judged
 from yanmo.tasks.windows import LONGEST, Window, WindowOrder
 from yanmo.tokenizer import Tokens
@@ -137,7 +137,7 @@ class Task(Objective):
         """The metrics, from examples that have labels."""
 
     def told(self, prediction: Any) -> str:
-        """A prediction as a person reads it, in the form of yanmo.tasks.content.right_of."""
+        """A prediction as a person reads it, in the form of yanmo.labelled.content.right_of."""
         return str(prediction)
 
     def wrong(self, example: Any, prediction: Any) -> float:

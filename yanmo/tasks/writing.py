@@ -17,6 +17,8 @@ from yanmo.batch import Row
 from yanmo.beams import BeamSettings, beam_search
 from yanmo.errors import UserError
 from yanmo.generation import UNFINISHED, Writer
+from yanmo.labelled.content import some_of
+from yanmo.labelled.examples import Rewritten
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
 from yanmo.objectives.cross_entropy import Smoothing
@@ -24,8 +26,6 @@ from yanmo.objectives.objective import Loss
 from yanmo.objectives.rewriting import Example, RewrittenBatch, Sides
 from yanmo.progress import Progress, silent
 from yanmo.tasks import text_metrics
-from yanmo.tasks.content import some_of
-from yanmo.tasks.examples import Rewritten
 from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window
 from yanmo.tokenizer import Tokens

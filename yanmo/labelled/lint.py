@@ -1,7 +1,7 @@
 """Lint: what is wrong with labelled data, or worth a look, before a network is trained on it.
 
-The sections are in yanmo.tasks.checks (labels, texts that occur twice, tags, answers) and yanmo.tasks.reach (what a network can
-read of them).
+The sections are in yanmo.labelled.checks (labels, texts that occur twice, tags, answers) and yanmo.labelled.reach (what a network
+can read of them).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from yanmo.corpus.samples import PREFIX
 from yanmo.errors import UserError
-from yanmo.tasks.checks import CHECKS
-from yanmo.tasks.data import Data
-from yanmo.tasks.examples import Example
-from yanmo.tasks.fields import BadExample, names_of
-from yanmo.tasks.findings import LintReport
-from yanmo.tasks.reach import REACH
-from yanmo.tasks.reading import find_parts, read_examples
+from yanmo.labelled.checks import CHECKS
+from yanmo.labelled.examples import Example
+from yanmo.labelled.fields import BadExample, names_of
+from yanmo.labelled.findings import LintReport
+from yanmo.labelled.reach import REACH
+from yanmo.labelled.reading import find_parts, read_examples
+from yanmo.labelled.subject import Subject
 from yanmo.tokenizer import Tokens
 
 Files = str | Sequence[str]
@@ -69,6 +69,6 @@ def lint(
     if not train and not faults:
         raise UserError("there is no example to learn from, so there is nothing to look at")
     parts = {name: tuple(part) for name, part in (("train", train), ("valid", valid), ("test", test)) if part or name == "train"}
-    data = Data(kind, parts, tokens, length, None if labels is None else tuple(labels), tuple(faults))
+    data = Subject(kind, parts, tokens, length, None if labels is None else tuple(labels), tuple(faults))
     sections = tuple(section for check in (*CHECKS, *REACH) if (section := check(data)) is not None)
     return LintReport(kind, {name: len(part) for name, part in parts.items()}, sections)

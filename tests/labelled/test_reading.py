@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 from yanmo.errors import UserError
-from yanmo.tasks.examples import Asked, Classified, Conversation, Message, Related, Retrieved, Rewritten, Span, Tagged
-from yanmo.tasks.fields import BadExample
-from yanmo.tasks.reading import find_parts, read_examples, read_record, split
+from yanmo.labelled.examples import Asked, Classified, Conversation, Message, Related, Retrieved, Rewritten, Span, Tagged
+from yanmo.labelled.fields import BadExample
+from yanmo.labelled.reading import find_parts, read_examples, read_record, split
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 Written = Callable[..., str]

@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 from yanmo.corpus.opening import File, find_files
 from yanmo.corpus.samples import PREFIX
 from yanmo.errors import UserError
+from yanmo.labelled.content import group_of
+from yanmo.labelled.examples import Example
+from yanmo.labelled.fields import NAMES, BadExample, Names, Record, kind_of, names_of, short
+from yanmo.labelled.parsing import Wanted, examples_of
+from yanmo.labelled.records import Raw, read_records
+from yanmo.labelled.samples import read_sample
 from yanmo.recipe import Source
-from yanmo.tasks.content import group_of
-from yanmo.tasks.examples import Example
-from yanmo.tasks.fields import NAMES, BadExample, Names, Record, kind_of, names_of, short
-from yanmo.tasks.parsing import Wanted, examples_of
-from yanmo.tasks.records import Raw, read_records
-from yanmo.tasks.samples import read_sample
 
 E = TypeVar("E", bound=Example)
 PARTS = {"train": ("train",), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}

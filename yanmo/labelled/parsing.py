@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from yanmo.errors import UserError
-from yanmo.tasks.examples import (
+from yanmo.labelled.examples import (
     Asked,
     Classified,
     Conversation,
@@ -20,9 +20,9 @@ from yanmo.tasks.examples import (
     Span,
     Tagged,
 )  # fmt: skip
-from yanmo.tasks.fields import Record, kind_of, short
-from yanmo.tasks.spans import Part, cut
-from yanmo.tasks.tags import Entity, standard, tags_of
+from yanmo.labelled.fields import Record, kind_of, short
+from yanmo.labelled.spans import Part, cut
+from yanmo.labelled.tags import Entity, standard, tags_of
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",

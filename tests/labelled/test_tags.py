@@ -10,7 +10,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 
 from yanmo.errors import UserError
-from yanmo.tasks.tags import (
+from yanmo.labelled.tags import (
     Entity,
     Scheme,
     TagSet,

@@ -16,7 +16,7 @@ from typing import Any
 from yanmo.corpus.encodings import detect_encoding
 from yanmo.corpus.opening import File, opened
 from yanmo.errors import UserError
-from yanmo.tasks.fields import BadExample, Names, kind_of
+from yanmo.labelled.fields import BadExample, Names, kind_of
 
 SAMPLE = 1 << 18
 """Bytes from which an encoding is guessed."""

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from yanmo.tasks.content import labels_of, texts_of
-from yanmo.tasks.data import Data
-from yanmo.tasks.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
-from yanmo.tasks.findings import Section, share, shortened, shown
-from yanmo.tasks.tags import entities
+from yanmo.labelled.content import labels_of, texts_of
+from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
+from yanmo.labelled.findings import Section, share, shortened, shown
+from yanmo.labelled.subject import Subject
+from yanmo.labelled.tags import entities
 from yanmo.tokenizer import Tokens
 
 WINDOWS = "they are read in windows that overlap; nothing is cut off"
@@ -41,7 +41,7 @@ MORE = 3.0
 """How much more often a label's name must stand in its own texts than in others."""
 
 
-def lengths(data: Data) -> Section | None:
+def lengths(data: Subject) -> Section | None:
     """How many examples are longer than the network reads at once, and what is done with them."""
     if data.tokens is None or not data.all:
         return None
@@ -73,7 +73,7 @@ def _is_pair(example: Example) -> bool:
     return isinstance(example, Classified | Asked)
 
 
-def lost_labels(data: Data) -> Section | None:
+def lost_labels(data: Subject) -> Section | None:
     """Labels that a network would not see: beyond its length, longer than a window, or on words without a token."""
     if data.tokens is None or data.kind not in ("labelling", "answering", "relation"):
         return None
@@ -109,7 +109,7 @@ _LOST = {
 }
 
 
-def _without_tokens(data: Data, tokens: Tokens) -> set[str]:
+def _without_tokens(data: Subject, tokens: Tokens) -> set[str]:
     words = list({word for example in data.all if isinstance(example, Tagged) for word in example.tokens})
     return {word for word, ids in zip(words, tokens.encode(words), strict=True) if not ids}
 
@@ -145,7 +145,7 @@ def _text(example: Example) -> str:
     return example.context if isinstance(example, Asked) else texts_of(example)[0]
 
 
-def characters(data: Data) -> Section | None:
+def characters(data: Subject) -> Section | None:
     """What a tokenizer does not know."""
     if data.tokens is None or not data.all:
         return None
@@ -178,7 +178,7 @@ def _strange(text: str, unknown: set[str]) -> str:
     return f"{' '.join(sorted(unknown.intersection(text))[:3]) or 'a word'} in: {text}"
 
 
-def leakage(data: Data) -> Section | None:
+def leakage(data: Subject) -> Section | None:
     """Texts that say their own target: the label by its name, the summary or the answer word for word."""
     if not data.train or data.kind in ("labelling", "regression"):
         return None
@@ -228,7 +228,7 @@ def _says(example: Example) -> str:
     return ""
 
 
-def _named_labels(data: Data) -> list[tuple[Example, str]]:
+def _named_labels(data: Subject) -> list[tuple[Example, str]]:
     """The examples that say their own label's name, of labels whose name stands more often in their own texts than in others."""
     names = sorted({label for example in data.train for label in labels_of(example)})
     patterns = {name: _name_pattern(name) for name in names if len(name) > 1 and not name.isdigit()}
@@ -258,4 +258,4 @@ def _name_pattern(name: str) -> tuple[str, re.Pattern[str]]:
     return word, re.compile(border.format(re.escape(word)))
 
 
-REACH: tuple[Callable[[Data], Section | None], ...] = (lengths, lost_labels, characters, leakage)
+REACH: tuple[Callable[[Subject], Section | None], ...] = (lengths, lost_labels, characters, leakage)

@@ -10,13 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from itertools import combinations
 
-from yanmo.tasks.content import gold_of, group_of, input_of, labels_of
-from yanmo.tasks.data import Data
-from yanmo.tasks.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
-from yanmo.tasks.fields import BadExample
-from yanmo.tasks.findings import Section, Verdict, share, shortened, shown
-from yanmo.tasks.tags import entities, scheme_of
-from yanmo.tasks.tags import faults as illegal_tags
+from yanmo.labelled.content import gold_of, group_of, input_of, labels_of
+from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
+from yanmo.labelled.fields import BadExample
+from yanmo.labelled.findings import Section, Verdict, share, shortened, shown
+from yanmo.labelled.subject import Subject
+from yanmo.labelled.tags import entities, scheme_of
+from yanmo.labelled.tags import faults as illegal_tags
 
 RARE = 10
 """Examples below which a label is rare: held-out figures of it are chance."""
@@ -35,16 +35,16 @@ MANY = 12
 HELD_OUT = ("valid", "test")
 
 
-def records(data: Data) -> Section:
+def records(data: Subject) -> Section:
     """What could not be read, but for empty fields."""
     return _unread(data, "records", [fault for fault in data.faults if fault.problem != "empty"], "every record can be read")
 
 
-def empty(data: Data) -> Section:
+def empty(data: Subject) -> Section:
     return _unread(data, "empty fields", [fault for fault in data.faults if fault.problem == "empty"], "no field is empty")
 
 
-def _unread(data: Data, name: str, faults: Sequence[BadExample], well: str) -> Section:
+def _unread(data: Subject, name: str, faults: Sequence[BadExample], well: str) -> Section:
     if not faults:
         return Section(name, "ok", (well,), {"count": 0})
     by_problem = Counter(fault.problem for fault in faults)
@@ -67,7 +67,7 @@ _PROBLEMS = {
 }  # fmt: skip
 
 
-def labels(data: Data) -> Section | None:
+def labels(data: Subject) -> Section | None:
     """How often each label occurs; which are rare, or all there is."""
     if data.kind not in ("classification", "labelling", "relation", "answering"):
         return None
@@ -106,7 +106,7 @@ def _distribution(counts: Counter[str]) -> str:
     return (", ".join(listed) or "none") + (f", and {len(counts) - MANY} more" if len(counts) > MANY else "")
 
 
-def numbers(data: Data) -> Section | None:
+def numbers(data: Subject) -> Section | None:
     """What is to be predicted where that is no label: numbers, and how long what is written is."""
     if data.kind == "regression":
         values = [float(one.label) for one in data.train if isinstance(one, Classified) and isinstance(one.label, float)]
@@ -145,7 +145,7 @@ def _odd(example: Rewritten, middle: float) -> bool:
     return len(example.source) > 20 and not middle / 5 <= ratio <= middle * 5
 
 
-def turns(data: Data) -> Section | None:
+def turns(data: Subject) -> Section | None:
     """Who speaks in conversations, and whether the assistant's part of them is whole."""
     talks = [one for one in data.train if isinstance(one, Conversation)]
     if not talks:
@@ -167,7 +167,7 @@ def turns(data: Data) -> Section | None:
     )  # fmt: skip
 
 
-def new_labels(data: Data) -> Section | None:
+def new_labels(data: Subject) -> Section | None:
     """Labels that a network cannot give: held out and not in train, or not among those that it is to know."""
     if data.kind not in ("classification", "labelling", "relation"):
         return None
@@ -198,7 +198,7 @@ def _type(tag: str) -> str:
     return tag[2:] if tag[1:2] == "-" else "" if tag == "O" else tag
 
 
-def duplicates(data: Data) -> Section:
+def duplicates(data: Subject) -> Section:
     """Examples of train that occur there before, with the same label."""
     seen: set[Hashable] = set()
     again = []
@@ -218,7 +218,7 @@ def duplicates(data: Data) -> Section:
     )
 
 
-def contradictions(data: Data) -> Section | None:
+def contradictions(data: Subject) -> Section | None:
     """The same input with another label."""
     if data.kind not in ("classification", "regression", "labelling", "relation", "answering"):
         return None
@@ -254,7 +254,7 @@ def _brief(group: list[Example]) -> str:
     return " and ".join(named)
 
 
-def overlap(data: Data) -> Section | None:
+def overlap(data: Subject) -> Section | None:
     """Inputs of one part that another part has as well, and texts that their inputs share."""
     if len(data.parts) < 2:
         return None
@@ -283,7 +283,7 @@ def overlap(data: Data) -> Section | None:
     )
 
 
-def tags(data: Data) -> Section | None:
+def tags(data: Subject) -> Section | None:
     """Tags where none may stand: they say that something happened to the file."""
     if data.kind != "labelling":
         return None
@@ -302,7 +302,7 @@ def tags(data: Data) -> Section | None:
     )
 
 
-def offsets(data: Data) -> Section | None:
+def offsets(data: Subject) -> Section | None:
     """Answers that do not stand where they are said to."""
     asked = [example for example in data.all if isinstance(example, Asked)]
     if not asked:
@@ -325,7 +325,7 @@ def offsets(data: Data) -> Section | None:
     )  # fmt: skip
 
 
-def relation_spans(data: Data) -> Section | None:
+def relation_spans(data: Subject) -> Section | None:
     """Relations between two places that are one."""
     related = [example for example in data.all if isinstance(example, Related)]
     if not related:
@@ -341,7 +341,7 @@ def relation_spans(data: Data) -> Section | None:
     )
 
 
-def negatives(data: Data) -> Section | None:
+def negatives(data: Subject) -> Section | None:
     """Texts that are to be found and not to be found for one query."""
     found = [example for example in data.all if isinstance(example, Retrieved)]
     if not found:
@@ -361,7 +361,7 @@ def negatives(data: Data) -> Section | None:
     )
 
 
-CHECKS: tuple[Callable[[Data], Section | None], ...] = (
+CHECKS: tuple[Callable[[Subject], Section | None], ...] = (
     records, empty, labels, numbers, turns, new_labels, duplicates, contradictions, overlap, tags, offsets, relation_spans,
     negatives,
 )  # fmt: skip

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from yanmo.tasks.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
-from yanmo.tasks.spans import joined
-from yanmo.tasks.tags import entities
+from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
+from yanmo.labelled.spans import joined
+from yanmo.labelled.tags import entities
 
 E = TypeVar("E")
 

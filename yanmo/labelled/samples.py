@@ -15,9 +15,9 @@ from functools import lru_cache
 
 from yanmo.corpus.samples import PREFIX, package_file
 from yanmo.errors import UserError
-from yanmo.tasks.content import group_of
-from yanmo.tasks.examples import Classified, Example, Tagged
-from yanmo.tasks.tags import Entity, tags_of
+from yanmo.labelled.content import group_of
+from yanmo.labelled.examples import Classified, Example, Tagged
+from yanmo.labelled.tags import Entity, tags_of
 
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 

@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from yanmo.tasks.content import texts_of
-from yanmo.tasks.examples import Example, Retrieved, Rewritten
-from yanmo.tasks.fields import BadExample
+from yanmo.labelled.content import texts_of
+from yanmo.labelled.examples import Example, Retrieved, Rewritten
+from yanmo.labelled.fields import BadExample
 from yanmo.tokenizer import Tokens, encode_documents
 
 
@@ -27,7 +27,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Data:
+class Subject:
     """labels: those that the network knows, or is to know."""
 
     kind: str

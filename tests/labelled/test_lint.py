@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from yanmo import display
 from yanmo.errors import UserError
-from yanmo.tasks.examples import Asked, Classified, Conversation, Example, Message, Related, Retrieved, Rewritten, Span, Tagged
-from yanmo.tasks.findings import LintReport, shortened
-from yanmo.tasks.lint import lint, lint_files
+from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Message, Related, Retrieved, Rewritten, Span, Tagged
+from yanmo.labelled.findings import LintReport, shortened
+from yanmo.labelled.lint import lint, lint_files
 from yanmo.tokenizer import Tokens
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

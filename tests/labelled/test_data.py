@@ -1,0 +1,59 @@
+"""The examples of a section: what cannot be read, files by a glob, and what lint says of them."""
+
+import gzip
+import json
+
+import pytest
+
+from yanmo.errors import UserError
+from yanmo.labelled.data import read_data, sums_of
+from yanmo.recipe import parse_task
+
+
+def written(path, rows):
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def reviews(count, begin=0):
+    numbers = range(begin, begin + count)
+    return [{"text": f"review number {number}", "label": "bad" if number % 2 else "good"} for number in numbers]
+
+
+def test_unreadable_examples_are_refused_or_left_out_and_said(tmp_path):
+    rows = reviews(40)
+    rows[6]["text"] = "  "
+    train = written(tmp_path / "train.jsonl", rows)
+    with pytest.raises(UserError, match=r"^tasks\.stars: .*train\.jsonl:7: field 'text' is empty"):
+        read_data(parse_task({"kind": "classification", "train": train}), "stars")
+    said = []
+    data = read_data(parse_task({"kind": "classification", "train": train, "unreadable": "skip"}), say=said.append)
+    assert len(data.train) + len(data.valid) == 39
+    assert said[0].startswith("1 of 40 examples cannot be read and are left out; the first: ")
+    assert "train.jsonl:7" in said[0]
+
+
+def test_files_of_a_glob_are_summed_each_and_compressed_ones_as_they_lie(tmp_path):
+    written(tmp_path / "part1.jsonl", reviews(20))
+    written(tmp_path / "part2.jsonl.gz", reviews(20, begin=20))
+    section = parse_task({"kind": "classification", "train": str(tmp_path / "part*"), "lint": False})
+    before = sums_of(section)
+    assert len(before) == 2
+    assert len(set(before.values())) == 2
+    assert len(read_data(section).train) == 36
+    assert read_data(section).sums == before
+    written(tmp_path / "part1.jsonl", reviews(21))
+    assert [name.endswith("part1.jsonl") for name in before if sums_of(section)[name] != before[name]] == [True]
+
+
+def test_a_limit_draws_from_all_examples_and_keeps_their_order(tmp_path):
+    train = written(tmp_path / "train.jsonl", reviews(100))
+    data = read_data(parse_task({"kind": "classification", "train": train, "limit": 20}))
+    numbers = [int(example.text.split()[-1]) for example in data.train]
+    assert len(numbers) == 20
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > 50
