@@ -98,6 +98,7 @@ def finetune(
     """Adapt a model to a task: yanmo finetune MODEL --task classification --train train.jsonl training.epochs=5"""
     from yanmo import display, trials
     from yanmo.recipe import parse_task
+    from yanmo.report import write_report
     from yanmo.summary import summary_of_task
 
     files = {"train": train, "valid": valid or [], "test": test or []}
@@ -107,7 +108,7 @@ def finetune(
         found = trials.carry_out(trials.Trials(section, model, folder), progress, display.note)
     display.columns(f"{section.kind}, {model}", found["table"])
     print()
-    display.table("", summary_of_task(section.kind, folder, found["best"]))
+    display.table("", [*summary_of_task(section.kind, folder, found["best"]), ("report", str(write_report(folder)))])
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -138,7 +139,7 @@ def lint(
 
 @app.command(rich_help_panel=RUNNING)
 def merge(
-    adapter: Annotated[Path, typer.Argument(help="The folder of a task that was learned by LoRA.")],
+    adapter: Annotated[Path, typer.Argument(help="The folder of a task that was learned by LoRA, or one of peft.")],
     out: Annotated[Path, typer.Argument(help="The new model folder.")],
     base: Annotated[Path | None, typer.Option(help="The base, where it is not where it was.")] = None,
 ) -> None:

@@ -6,12 +6,13 @@ from tiny_networks import packed, run, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from yanmo import models as networks
-from yanmo.adapt import Lora, add_bottlenecks, add_lora, load_adapter, merge, merge_adapter, probes_of, save_adapter
+from yanmo.adapt import OURS, Lora, add_bottlenecks, add_lora, load_adapter, merge, merge_adapter, probes_of, save_adapter
 from yanmo.adapt.bottleneck import bottlenecks_of
 from yanmo.adapt.lora import lora_layers, lora_weights
 from yanmo.errors import UserError
 from yanmo.loading import load
 from yanmo.models import build_head, load_task
+from yanmo.tasks.folder import merge_task
 from yanmo.tokenizer import Tokens, save_tokenizer
 
 
@@ -69,6 +70,16 @@ def test_a_merged_task_has_its_head(tmp_path, base):
     made, batch = head(run(network), packed()), packed()
     torch.testing.assert_close(its_head.eval()(other.eval().states(batch, "token"), batch), made, atol=1e-4, rtol=1e-4)
     assert settings["id2label"] == {0: "O", 1: "B-X", 2: "I-X"}
+
+
+def test_a_folder_of_peft_alone_is_merged_as_what_it_is(tmp_path, base):
+    network = networks.load(base).eval()
+    add_lora(network, Lora(4))
+    save_adapter(changed(network), tmp_path / "adapter", base)
+    (tmp_path / "adapter" / OURS).unlink()
+    with pytest.warns(UserWarning, match="without the hash of its base"):
+        merge_task(tmp_path / "adapter", tmp_path / "merged", base)
+    torch.testing.assert_close(run(load(tmp_path / "merged")[0]), run(network).detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_an_adapter_that_changes_nothing_is_refused(tmp_path, base):

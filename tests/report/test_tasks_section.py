@@ -178,6 +178,15 @@ def test_a_run_of_tasks_alone(with_tasks: Callable[[str], Path]) -> None:
     assert "Train the tokenizer" not in page
 
 
+def test_a_task_by_itself_has_a_page_too(with_tasks: Callable[[str], Path]) -> None:
+    task = with_tasks("en") / "tasks" / "sentiment"
+    whole, page = (write_report(folder).read_text(encoding="utf-8") for folder in (task.parents[1], task))
+    part = section_of(task)
+    assert ">names<" not in part
+    assert part[part.index("<h3>sentiment") : -len("</section>")] in whole
+    assert f"yanmo predict {task}/model" in page
+
+
 def test_without_tasks_nothing_is_said(run_folder: Path) -> None:
     assert section_of(run_folder) == ""
 

@@ -25,13 +25,17 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class TaskFindings:
-    """results: of all trials. validation: of each, by method and seed. confusion, errors: of the best one."""
+    """folder: of its trials. results: of them all. validation: of each, by method and seed. confusion, errors: of the best."""
 
-    name: str
+    folder: Path
     results: Tree
     validation: dict[tuple[str, int], list[Tree]] = field(default_factory=dict)
     confusion: Tree = field(default_factory=dict)
     errors: list[Tree] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def read_findings(folder: Path) -> Findings:
         evaluation=tree("evaluation/report.json"),
         environment=tree("environment.json"),
         speed=tree("pretrain/speed.json"),
-        tasks=[_task(folder / "tasks" / name, tree) for name in _task_names(folder, recipe)],
+        tasks=[_task(folder, inside, tree) for inside in _task_folders(folder, recipe)],
         together=tree("together/results.json"),
         joint={path.parent.name: _metrics(path) for path in trials},
         seconds=_seconds(tree("stages.json")),
@@ -108,16 +112,17 @@ def read_findings(folder: Path) -> Findings:
     )
 
 
-def _task_names(folder: Path, recipe: Tree) -> list[str]:
-    """Of all tasks that have results, in the recipe's order."""
+def _task_folders(folder: Path, recipe: Tree) -> list[Path]:
+    """Of all tasks that have results, in the recipe's order, as they lie in the run folder; itself where it is a task's."""
     found = sorted(path.parent.name for path in (folder / "tasks").glob("*/results.json"))
     order = list(mapping(recipe.get("tasks")))
-    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    ordered = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    return [*([Path()] if (folder / "results.json").exists() else []), *(Path("tasks") / name for name in ordered)]
 
 
-def _task(folder: Path, tree: Callable[[str], Tree]) -> TaskFindings:
+def _task(run: Path, inside: Path, tree: Callable[[str], Tree]) -> TaskFindings:
     """tree: reads a JSON file of the run folder."""
-    inside = f"tasks/{folder.name}"
+    folder = run / inside
     results = tree(f"{inside}/results.json")
     validation = {}
     for trial in listing(results.get("trials")):
@@ -127,7 +132,7 @@ def _task(folder: Path, tree: Callable[[str], Tree]) -> TaskFindings:
     best = mapping(results.get("best"))
     trial = f"{best.get('method')}-seed{best.get('seed')}"
     return TaskFindings(
-        folder.name, results, validation, tree(f"{inside}/{trial}/confusion.json"), list(records(folder / trial / "errors.jsonl"))
+        folder, results, validation, tree(f"{inside}/{trial}/confusion.json"), list(records(folder / trial / "errors.jsonl"))
     )
 
 

@@ -182,7 +182,7 @@ def _next(findings: Findings, words: Words) -> Element | None:
             commands["next.score"] = f"yanmo score {model} {shlex.quote(words('next.prompt'))}"
         commands["next.load" if use.auto else "next.own"] = _loading(use, str(findings.folder / "pretrain" / "model"))
     for task in findings.tasks[:1]:
-        adapted = f"{folder}/tasks/{shlex.quote(task.name)}/model"
+        adapted = shlex.quote(str(task.folder / "model"))
         commands["next.predict"] = command_of(str(task.results.get("task")), adapted)
         commands["next.measure"] = f"yanmo evaluate {adapted} my-test.jsonl"
     if findings.recipe and not pretrains(findings):

@@ -113,10 +113,15 @@ def load_task(folder: str | Path, base: str | Path | None = None) -> Task:
 
 
 def merge_task(folder: Path, into: Path, base: Path | None = None) -> adapt.Merged:
-    """Fold the LoRA of a task's folder into its base, as a new folder that needs none. Raises UserError where there is no LoRA,
-    where merged and unmerged outputs differ, and where the merged network is the base: then nothing is written."""
+    """Fold the LoRA of a folder, a task's or one that peft has saved, into its base, as a new folder that needs none.
+
+    Raises UserError where there is no LoRA, where merged and unmerged outputs differ, and where the merged network is the base:
+    then nothing is written.
+    """
     if not is_adapter(folder):
         raise UserError(f"{folder}: no adapter here; what is merged is the folder of a task that was learned with method lora")
+    if not (folder / TASK_FILE).exists():
+        return adapt.merge_adapter(folder, into, base)
     task = load_task(folder, base)
     kind = task.head_of(task.section)
     outputs = adapt.hidden_states if kind is None else lambda network, probes: network.states(probes, kind)
