@@ -10,9 +10,10 @@ from yanmo.recipe import Model, Recipe, parse_recipe, read_recipe, write_yaml
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("compare"))
+MEASURED = sorted((FOLDER.parent / "benchmarks").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*RECIPES, *MEASURED], ids=lambda path: path.stem)
 def test_shipped_recipes_read_and_write_back(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.name == path.stem

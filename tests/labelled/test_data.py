@@ -31,7 +31,7 @@ def test_unreadable_examples_are_refused_or_left_out_and_said(tmp_path):
     with pytest.raises(UserError, match=r"^tasks\.stars: .*train\.jsonl:7: field 'text' is empty"):
         read_data(parse_task({"kind": "classification", "train": train}), "stars")
     said = []
-    data = read_data(parse_task({"kind": "classification", "train": train, "unreadable": "skip"}), say=said.append)
+    data = read_data(parse_task({"kind": "classification", "train": train, "on_error": "skip"}), say=said.append)
     assert len(data.train) + len(data.valid) == 39
     assert said[0].startswith("1 of 40 examples cannot be read and are left out; the first: ")
     assert "train.jsonl:7" in said[0]

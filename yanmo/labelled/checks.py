@@ -56,7 +56,7 @@ def _unread(data: Subject, name: str, faults: Sequence[BadExample], well: str) -
         (f"{share(len(faults), whole)} cannot be read: {counts}",),
         {"count": len(faults), "by problem": dict(by_problem)},
         shown([(fault.origin, fault.sentence) for fault in faults]),
-        "mend or delete these lines; training stops at the first of them",
+        "mend or delete these lines: training stops at the first of them; or leave them out with on_error=skip",
     )
 
 

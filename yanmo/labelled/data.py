@@ -60,7 +60,7 @@ def sums_of(section: Any) -> dict[str, str]:
 def _read(section: Any, say: Say) -> Data:
     if not section.train:
         raise UserError(f"task {section.kind}: no examples to learn from; name a file in `train`")
-    faults: list[BadExample] | None = [] if section.unreadable == "skip" else None
+    faults: list[BadExample] | None = [] if section.on_error == "skip" else None
     parts = {part: read_examples(getattr(section, part), **form_of(section), faults=faults) for part in PARTS}
     if faults:
         total = len(faults) + sum(map(len, parts.values()))

@@ -113,7 +113,7 @@ class TaskSection(Section):
     """What fields are called in the files, where they have other names: {text: review, label: stars}."""
     limit: int | None = Field(default=None, ge=1)
     """Examples to learn from at most, drawn at random."""
-    unreadable: Literal["stop", "skip"] = "stop"
+    on_error: Literal["raise", "skip"] = "raise"
     """Examples that cannot be read (an empty field, half a record): stop at the first, or leave them out and say how many."""
     lint: bool = True
     """Train on nothing of which lint says: do not."""
