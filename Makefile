@@ -1,4 +1,4 @@
-# make quickstart   a BERT of your own from Chinese text, adapted to two tasks, within ten minutes
+# make quickstart   a ModernBERT of your own from Chinese text, adapted to two tasks, within ten minutes
 # make test         the tests; make test-slow: those that take long, too
 # make lint types   style and types
 # make bench        speed against transformers and datasets, both sides in one run (about an hour and a half)

@@ -93,12 +93,12 @@ def test_the_card_says_what_lies_there_and_how_to_load_it(trials, reviews, metho
     assert "Labels: `bad`, `good`." in card
     assert "- `reviews.jsonl`" in card
     assert str(reviews) not in card, "no paths of this machine"
-    assert ("quickstart/pretrain/model" in card) == (method != "scratch")
+    assert ("bert-zh/pretrain/model" in card) == (method != "scratch")
     monkeypatch.chdir(folder)
     base = str(trials[0].base)
     for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
         made = {}
-        exec(block.replace("quickstart/pretrain/model", base), made)
+        exec(block.replace("bert-zh/pretrain/model", base), made)
         assert "yanmo" in block or made["model"].config.num_labels == 2
 
 

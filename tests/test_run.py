@@ -224,7 +224,7 @@ def figures(folder: Path) -> list[float]:
 
 def test_two_processes_make_what_one_does_and_it_is_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["training.precision=fp32", "model.dropout=0", "training.steps=3"]
-    one = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, *more, "name=one")
+    one = short_recipe(ROOT / "recipes" / "bert-zh.yaml", tmp_path, *more, "name=one")
     two = one.model_copy(update={"name": "two"})
     carry_out(one, until="shards")
     shutil.copytree(tmp_path / "one", tmp_path / "two")

@@ -82,7 +82,7 @@ def test_a_student_is_measured_without_its_teacher(finished: tuple[Path, Recipe]
     teacher = tmp_path / "teacher"
     shutil.copytree(finished[0] / "pretrain" / "model", teacher)
     more = [f"objective={{kind: distillation, teacher: {json.dumps(str(teacher))}, hidden: cosine}}", "model.layers=1"]
-    recipe = short_recipe(ROOT / "recipes" / "quickstart.yaml", tmp_path, *more, f"tokenizer.file={teacher}/tokenizer.json")
+    recipe = short_recipe(ROOT / "recipes" / "bert-zh.yaml", tmp_path, *more, f"tokenizer.file={teacher}/tokenizer.json")
     folder = carry_out(recipe, until="pretrain").folder
     assert last_validation(folder).keys() == {"masked", "accuracy", "teacher", "hidden", "loss"}
     assert not list((folder / "pretrain" / "model").glob("*/config.json"))

@@ -250,9 +250,10 @@ def _legend(evaluations: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     sizes = " or ".join(f"{count} with {size:,} bytes" for count, size in samples)
     unlike = "" if len(samples) == 1 else " NOT THE SAME for all: some have no room for the longest."
     codes = "; ".join(f"{name}: {meaning}" for name, meaning in CODES.items() if name in manners)
-    pseudo = f" {PSEUDO[0].upper()}{PSEUDO[1:]}." if "pseudo-likelihood" in manners else ""
+    pseudo = PSEUDO[0].upper() + PSEUDO[1:] if "pseudo-likelihood" in manners else ""
+    known = "".join(f" {sentence}." for sentence in (codes, pseudo) if sentence)
     yield ""
-    yield f"Sentences: {sizes}, held out.{unlike} What counts is all of their tokens, and not their ends. {codes}.{pseudo}"
+    yield f"Sentences: {sizes}, held out.{unlike} What counts is all of their tokens, and not their ends.{known}"
 
 
 def _dig(tree: Any, *keys: str) -> Any:
