@@ -32,6 +32,19 @@ def test_the_objective_follows_the_family() -> None:
     assert read_recipe(None, ["model.family=llama"]).objective.kind == "causal"
     assert read_recipe(None, ["model.family=roberta", "objective.rate=0.2"]).objective.kind == "masked"
     assert Recipe(model=Model(family="gpt2")).objective.kind == "causal"
+    assert read_recipe(None, ["model.family=bart"]).objective.kind == "denoising"
+
+
+def test_what_an_objective_leaves_open_is_as_the_family_has_it() -> None:
+    def masked(*overrides: str) -> tuple[float, str, str]:
+        objective = read_recipe(None, list(overrides)).objective
+        return objective.rate, objective.replace, objective.unit
+
+    assert masked() == (0.15, "80-10-10", "word")
+    for said in ((), ("objective.kind=masked",)):
+        assert masked("model.family=modernbert", *said) == (0.3, "mask", "word")
+    assert masked("model.family=modernbert", "objective.rate=0.2", "objective.unit=token") == (0.2, "mask", "token")
+    assert read_recipe(None, ["model.family=modernbert", "objective.kind=contrast"]).objective.kind == "contrast"
 
 
 def test_with_a_start_the_folder_says_what_is_read() -> None:

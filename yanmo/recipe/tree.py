@@ -57,15 +57,15 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_objective(cls, tree: Any) -> Any:
-        """Fill in the objective's kind from the family, so that a recipe names it only to change it."""
+        """Fill in the objective from the family, so that a recipe names it only to change it."""
         if isinstance(tree, Mapping):
             model, objective = tree.get("model"), tree.get("objective")
             family = model.get("family") if isinstance(model, Mapping) else getattr(model, "family", None)
-            if objective is None or (isinstance(objective, Mapping) and "kind" not in objective):
-                tree = {**tree, "objective": {"kind": _kind_for(family), **(objective or {})}}
+            if objective is None or isinstance(objective, Mapping):
+                tree = {**tree, "objective": _as_usual(objective or {}, family)}
             together = tree.get("together")
             if isinstance(together, Mapping):
-                tree = {**tree, "together": _with_objective(together, tree["objective"], _kind_for(family))}
+                tree = {**tree, "together": _with_objective(together, tree["objective"], family)}
         return tree
 
     @model_validator(mode="after")
@@ -175,14 +175,16 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _with_objective(together: Mapping[str, Any], objective: Any, kind: str) -> Mapping[str, Any]:
+def _with_objective(together: Mapping[str, Any], objective: Any, family: object) -> Mapping[str, Any]:
     """`objective: true` as the recipe's own, and one without a kind as the family's."""
     own = together.get("objective")
     if own is True:
         return {**together, "objective": objective}
-    return {**together, "objective": {"kind": kind, **own}} if isinstance(own, Mapping) else together
+    return {**together, "objective": _as_usual(own, family)} if isinstance(own, Mapping) else together
 
 
-def _kind_for(family: object) -> str:
-    """The objective of a family; of the default family where it is not known, which is reported elsewhere."""
-    return DEFAULT_OF.get(str(family)) or DEFAULT_KIND[KIND_OF.get(str(family), KIND_OF[Model().family])]
+def _as_usual(objective: Mapping[str, Any], family: object) -> Mapping[str, Any]:
+    """An objective with what it leaves open as the family has it; as the default family, where it is not known, which is reported
+    elsewhere."""
+    usual = DEFAULT_OF.get(str(family)) or {"kind": DEFAULT_KIND[KIND_OF.get(str(family), KIND_OF[Model().family])]}
+    return {**usual, **objective} if objective.get("kind", usual["kind"]) == usual["kind"] else objective
