@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from yanmo.errors import UserError
-from yanmo.recipe import Model, Recipe, parse_recipe, read_recipe, write_yaml
+from yanmo.recipe import Model, Recipe, parse_recipe, parse_task, read_recipe, write_yaml
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("compare"))
@@ -143,3 +143,12 @@ def test_the_schema_says_something_of_every_setting() -> None:
 def test_taking_one_budget_away_leaves_another() -> None:
     training = read_recipe(None, ["training.steps=20", "training.minutes=null"]).training
     assert (training.steps, training.minutes) == (20, None)
+
+
+@pytest.mark.parametrize(("examples", "epochs"), [(200, 20), (3_200, 5), (16_000, 3), (1_000_000, 3)])
+def test_few_examples_are_passed_over_more_often(examples: int, epochs: float) -> None:
+    training = parse_task({"kind": "classification", "train": "x.jsonl"}).training
+    rows = examples // 4                                   # four examples in a row, eight rows in a step
+    assert training.resolved(8, 128, 1e-3, rows).epochs == epochs
+    named = training.model_copy(update={"steps": 7})
+    assert (named.resolved(8, 128, 1e-3, rows).epochs, named.resolved(8, 128, 1e-3, rows).steps) == (None, 7)

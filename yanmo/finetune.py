@@ -76,7 +76,7 @@ def finetune(
     section = trial.section
     rows = section.training.rows or max(1, round(section.training.batch * order.rows_per_epoch / order.pieces))
     rate = RATES[trial.method] * (256 / task.network.config.width) ** 0.5
-    training = section.training.resolved(rows, task.length, rate)
+    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch)
     if training.validate_every is None:
         training = training.model_copy(update={"validate_every": validates_every(training, order, held_out)})
     trainer = Trainer(

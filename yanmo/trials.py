@@ -23,7 +23,7 @@ from yanmo.files import copy_folder, write_atomically
 from yanmo.finetune import RESULT, Trial, finetune, identity, split_of
 from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.progress import Progress, silent
-from yanmo.recipe.tasks import EPOCHS
+from yanmo.recipe.tasks import usual_epochs
 from yanmo.tasks.intervals import interval, rendered
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -135,7 +135,7 @@ def _tuned(trials: Trials, section: Any, method: recipe.Method, data: Data, prog
         share = 0.5 ** (rounds - 1 - round_)
         scored = []
         for settings in candidates:
-            tried = _with(section, settings, share)
+            tried = _with(section, settings, share, len(data.train))
             name = ",".join(f"{name}={number(value)}" for name, value in settings.items())
             trial = Trial(tried, trials.base, method, section.seeds[0])
             found = _finished(trial, data, trials.folder / "tune" / f"{method}-round{round_}-{name}", progress, say)
@@ -143,16 +143,17 @@ def _tuned(trials: Trials, section: Any, method: recipe.Method, data: Data, prog
             say(f"{method}, {share:g} of the time, {name}: {found['metric']} {found['valid'][found['metric']]:.4g}")
         scored.sort(key=lambda one: one[:2])
         candidates = [settings for _, _, settings in scored[: math.ceil(len(scored) / 2)]]
-    return _with(section, candidates[0], 1.0) if candidates else section
+    return _with(section, candidates[0], 1.0, len(data.train)) if candidates else section
 
 
-def _with(section: Any, settings: Mapping[str, float], share: float) -> Any:
-    """The section with other settings of training, for a share of its budget."""
+def _with(section: Any, settings: Mapping[str, float], share: float, examples: int) -> Any:
+    """The section with other settings of training, for a share of its budget. examples: to learn from."""
     training, values = section.training, dict(settings)
     if "batch" in values:
         values["batch"] = int(values["batch"])
     budget = next((name for name in recipe.BUDGETS if getattr(training, name) is not None), "epochs")
-    whole = values.get(budget) or getattr(training, budget) or EPOCHS
+    usual = usual_epochs(examples / (values.get("batch") or training.batch))
+    whole = values.get(budget) or getattr(training, budget) or usual
     values[budget] = whole * share if budget in ("epochs", "minutes") else max(1, round(whole * share))
     return section.model_copy(update={"training": training.model_copy(update=values)})
 

@@ -193,7 +193,7 @@ def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: Mixe
     pieces = sum(count * many for count, many in zip(order.counts.tolist(), each, strict=True)) / order.block
     rows = given.rows or max(len(parts.objectives), round(given.batch / pieces))
     rate = RATES["scratch" if trial.is_new else "full"] * (256 / objective.network.config.width) ** 0.5
-    training = given.resolved(rows, parts.length, rate)
+    training = given.resolved(rows, parts.length, rate, order.rows_per_epoch)
     every = training.validate_every or validates_every(training, order, held_out)
     return training.model_copy(update={"validate_every": every})
 

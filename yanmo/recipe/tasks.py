@@ -12,12 +12,18 @@ from yanmo.recipe.text import Tokenizer
 from yanmo.recipe.training import BUDGETS, Training
 
 Method = Literal["full", "frozen", "adapter", "lora", "scratch"]
-EPOCHS = 3.0
-"""Passes over the examples, when the recipe names no budget."""
+EPOCHS, MOST_EPOCHS, FEW_STEPS = 3.0, 20.0, 500
+"""Passes over the examples when the recipe names no budget, more where these would be few steps: on small data most of what is
+called unstable was not trained to its end (Mosbach et al. 2021, arXiv:2006.04884, sections 5 and 6, who take 20)."""
+
+
+def usual_epochs(steps: float) -> float:
+    """Passes over the examples when the recipe names no budget. steps: of one pass."""
+    return min(MOST_EPOCHS, max(EPOCHS, FEW_STEPS / steps))
 
 
 class TaskTraining(Training):
-    """The trainer for a task: a step has so many examples, and a budget is three epochs when none is given."""
+    """The trainer for a task: a step has so many examples. Without a budget it is three epochs, on few examples up to twenty."""
 
     batch: int = Field(default=32, ge=1)
     """Examples of a step, about: rows hold as many as fit into them."""
@@ -37,12 +43,12 @@ class TaskTraining(Training):
     keep: int = Field(default=1, ge=1)
     """Latest checkpoints kept, besides the best."""
 
-    def resolved(self, rows: int, length: int, rate: float) -> Training:
+    def resolved(self, rows: int, length: int, rate: float, rows_per_epoch: int) -> Training:
         """The trainer's own settings, with what the recipe leaves open."""
         given: dict[str, Any] = self.model_dump(exclude={"batch"}) | {"rows": rows, "length": length}
         given["learning_rate"] = self.learning_rate or rate
         if all(given[budget] is None for budget in BUDGETS):
-            given["epochs"] = EPOCHS
+            given["epochs"] = usual_epochs(rows_per_epoch / rows)
         return Training(**given)
 
 
