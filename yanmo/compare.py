@@ -76,8 +76,8 @@ class Row:
         found = [value for one in self.evaluations if (value := _dig(one, *keys)) is not None]
         if not found:
             return "–"
-        shown = number(mean(found))
-        return shown if len(found) == 1 else f"{shown} ({number(min(found))}-{number(max(found))})"
+        shown, least, most = number(mean(found)), number(min(found)), number(max(found))
+        return shown if least == most else f"{shown} ({least}-{most})"
 
     @property
     def order(self) -> tuple[int, float]:
