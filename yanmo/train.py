@@ -211,8 +211,9 @@ class Trainer:
         refusal = guard.refusal(found.loss, norm, losses, norms, state.refused)
         if refusal is None:
             state.refused = 0
-            guard.remember(found.loss, losses)
-            guard.remember(norm, norms)
+            if self.objective.steady:
+                guard.remember(found.loss, losses)
+                guard.remember(norm, norms)
         else:
             state.skipped += 1
             state.refused += 1

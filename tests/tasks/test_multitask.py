@@ -19,9 +19,10 @@ from yanmo.errors import UserError
 from yanmo.files import new_folder
 from yanmo.finetune import task_on
 from yanmo.gradients import add_up
+from yanmo.labelled.data import read_data
 from yanmo.labelled.examples import Classified, Tagged
 from yanmo.measured import measured
-from yanmo.multitask.comparing import Gain, _read, gains_of, table, verdicts
+from yanmo.multitask.comparing import Gain, gains_of, table, verdicts
 from yanmo.multitask.learning import _named
 from yanmo.multitask.objective import MultiTask
 from yanmo.multitask.order import MixedOrder, apportioned, shares_of
@@ -456,7 +457,7 @@ def test_the_objective_may_be_the_recipes_own() -> None:
 
 def test_a_task_without_examples_and_a_family_without_its_head_are_named() -> None:
     with pytest.raises(UserError, match=r"tasks\.one: task classification: no examples to learn from; name a file in `train`"):
-        _read({"one": recipe.ClassificationTask()})
+        read_data(recipe.ClassificationTask(), "one")
     network = SimpleNamespace(config=SimpleNamespace(family="vae", length=64, width=8))
     message = "together: one: a vae has no head that classifies whole texts; families that have one: "
     with pytest.raises(UserError, match=message), _named("one"):

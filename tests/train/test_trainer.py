@@ -465,6 +465,13 @@ def test_a_spike_is_skipped(tmp_path):
     assert said[0].startswith("step 20 is skipped: the ")
 
 
+def test_where_steps_are_not_alike_only_what_is_no_number_is_skipped(tmp_path):
+    toy, said = objective(), []
+    toy.steady, toy.loud, toy.spoilt = False, {8 * 20}, {8 * 21}
+    outcome = trainer(tmp_path, toy=toy, say=said.append, steps=22, validate_every=30).fit()
+    assert (outcome.skipped, said) == (1, ["step 21 is skipped: the loss is nan"])
+
+
 def test_what_is_a_spike():
     losses, norms = [3.0] * 16, [1.0] * 16
     assert guard.refusal(3.1, 1.2, losses, norms) is None

@@ -30,6 +30,8 @@ class MultiTask(Several):
     """A row goes to the part that it was drawn for. A part's loss is the mean over its own targets of the step, whatever share of
     the rows it has; the weighting says what it counts."""
 
+    steady = False                                        # as its tasks
+
     def __init__(
         self,
         network: Network,

@@ -65,6 +65,8 @@ class Objective(nn.Module, ABC):
     """Which weights are kept: those with the lowest `merit`, or, where no figure says how good they are, the last."""
     squares: bool = False
     """Whether its loss is the square of a difference, and no log-probability."""
+    steady: bool = True
+    """Whether its steps are alike, so that one whose loss or gradient is far from the usual must be a fault."""
 
     def __init__(self, network: Network):
         super().__init__()

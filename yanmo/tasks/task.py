@@ -61,6 +61,7 @@ class Task(Objective):
     """Figures that people read as they are, because they go up to 100 or are no shares; they read others times 100."""
     longest: ClassVar[int] = LONGEST
     """Places of a row at most, where the recipe does not say."""
+    steady = False                                        # examples are soon known by heart: what stands out is to be learned
 
     def __init__(
         self, network: Network, head: TaskHead | None, tokens: Tokens, section: Any, labels: Sequence[str], length: int
