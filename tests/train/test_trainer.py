@@ -349,7 +349,15 @@ def stop_after(made, steps):
     made._gradients = gradients
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path):
+@pytest.fixture
+def heard():
+    """Ctrl-C does what it does at a terminal; what is started in the background is often told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, heard):
     said = []
     made = trainer(tmp_path, say=said.append, validate_every=100)
     stop_after(made, 2)
@@ -359,7 +367,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
+def test_a_second_ctrl_c_stops_at_once(tmp_path, heard):
     made = trainer(tmp_path)
 
     def gradients(batches, player):
