@@ -17,7 +17,7 @@ from yanmo.labelled.examples import Example
 from yanmo.pretrain import new_network
 from yanmo.progress import Progress, silent
 from yanmo.recipe import Recipe, Training
-from yanmo.tasks.windows import LONGEST
+from yanmo.tasks import TASKS
 from yanmo.tokenizer import adopt_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 IDENTITY = "blank.json"
@@ -30,7 +30,8 @@ def make_blank(section: Any, examples: Sequence[Example], folder: Path, progress
     Raises UserError where sizes and texts do not fit together, and for a folder that was made for others.
     """
     texts = [text for example in examples for text in texts_of(example)]
-    length = section.training.length or min(LONGEST, section.model.positions or LONGEST)
+    longest = TASKS[section.kind].longest
+    length = section.training.length or min(longest, section.model.positions or longest)
     recipe = Recipe(model=section.model, tokenizer=section.tokenizer, training=Training(length=length))
     known = _identity(recipe, texts)
     if (folder / IDENTITY).exists():
