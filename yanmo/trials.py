@@ -62,7 +62,7 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     results = {"task": trials.section.kind, "trials": found, "methods": by_method(found), "table": table(found)}
     best = _best(found, trials.section.adaptation.method)
     results["best"] = {name: best[name] for name in ("method", "seed")}
-    results["identity"] = _identity(trials)
+    results["identity"] = _identity(trials, data.sums)
     copy_folder(trials.folder / f"{best['method']}-seed{best['seed']}" / "model", trials.folder / "model")
     write_atomically(trials.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False))
     write_atomically(trials.folder / TABLE, "\n".join(markdown(results["table"])) + "\n")
@@ -75,13 +75,13 @@ def _before(trials: Trials) -> dict[str, Any] | None:
     if not file.exists() or not (trials.folder / "model").exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    return found if found.get("identity") == _identity(trials) else None
+    return found if found.get("identity") == _identity(trials, sums_of(trials.section)) else None
 
 
-def _identity(trials: Trials) -> list[Any]:
-    """What the results depend on: what one of the trials does, and which trials there are."""
+def _identity(trials: Trials, sums: Mapping[str, str]) -> list[Any]:
+    """What the results depend on: what one of the trials does with files of these sums, and which trials there are."""
     section = trials.section
-    one = identity(Trial(section, trials.base, section.tried[0], section.seeds[0]), sums_of(section))
+    one = identity(Trial(section, trials.base, section.tried[0], section.seeds[0]), sums)
     return [one, section.model_dump(mode="json", include={"seeds", "methods", "tune", "test"})]
 
 

@@ -15,10 +15,9 @@ from yanmo.errors import UserError
 from yanmo.labelled.examples import Example
 from yanmo.labelled.fields import BadExample
 from yanmo.labelled.lint import lint
-from yanmo.labelled.reading import form_of, read_examples, split
+from yanmo.labelled.reading import PARTS, form_of, read_examples, split
 from yanmo.recipe import Source
 
-PARTS = ("train", "valid", "test")
 Say = Callable[[str], None]
 
 
