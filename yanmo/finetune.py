@@ -25,11 +25,12 @@ from yanmo.memory import keep_freed_memory
 from yanmo.models.family import multiple
 from yanmo.models.heads import build_head
 from yanmo.models.network import Network
+from yanmo.objectives import Objective
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
 from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import known_tokens, open_base, save_task
-from yanmo.tasks.judged import Judged, keep_judged
+from yanmo.tasks.judged import keep_judged
 from yanmo.tasks.task import MULTIPLE
 from yanmo.tasks.windows import SHORTEST
 from yanmo.tokenizer import Tokens, load_tokenizer
@@ -97,14 +98,14 @@ def finetune(
     outcome = trainer.fit()
     if outcome.interrupted:
         return None
+    minutes = (time.perf_counter() - began) / 60
     checkpoint.restore(task, outcome.best or outcome.last)
-    task.eval().settle(data.valid)
-    found, judged = _measure(trial, task, data, outcome, time.perf_counter() - began)
-    found["identity"] = known
+    found = {"method": trial.method, "seed": trial.seed, "minutes": minutes, "identity": known}
+    found |= {**measure(task, data, folder), **spent(task, outcome)}
+    found["parameters"] = sum(one.numel() for one in task.parameters())
     with new_folder(folder / "model") as model:
         facts = about(task, section, None if trial.method == "scratch" else trial.base, found)
         save_task(task, model, trial.base, facts | {"method": trial.method, "seed": trial.seed})
-    keep_judged(judged, task.labels if task.exclusive else None, folder)
     (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     return task, found
 
@@ -181,26 +182,33 @@ def about(task: Task, section: Any, base: Path | None, found: Mapping[str, Any])
     return facts if base is None else facts | {"base": named(str(base), parts=3)}
 
 
-def _measure(trial: Trial, task: Task, data: Data, outcome: Outcome, seconds: float) -> tuple[dict[str, Any], list[Judged]]:
-    """What a trial found: figures on the held-out examples, sizes and times; and the test examples, or else those that weights
-    were chosen by, with what was predicted of them."""
-    shown = data.test or data.valid
-    figures, judged = task.judge(shown)
-    found: dict[str, Any] = {"method": trial.method, "seed": trial.seed}
-    found |= {"valid": task.appraise(data.valid), "test": figures} if data.test else {"valid": figures, "test": {}}
-    found["merit"] = task.merit(found["valid"])
-    found |= {**task.of_the_deciding(), "parameters": sum(one.numel() for one in task.parameters())}
-    found["learned"] = sum(one.numel() for one in task.parameters() if one.requires_grad)
-    found |= {"steps": outcome.step, "best_step": outcome.best_step}
-    found |= {"tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9), "minutes": seconds / 60}
+def measure(task: Task, data: Data, folder: Path) -> dict[str, Any]:
+    """A task's figures on its held-out examples, and what decides among models of it. Into `folder` goes what it gets wrong of
+    the test examples, or else of those that weights were chosen by."""
+    task.eval().settle(data.valid)
+    figures, judged = task.judge(data.test or data.valid)
+    keep_judged(judged, task.labels if task.exclusive else None, folder)
+    found = {"valid": task.appraise(data.valid), "test": figures} if data.test else {"valid": figures, "test": {}}
+    found |= {"merit": task.merit(found["valid"]), **task.of_the_deciding()}
     found["examples"] = {name: len(getattr(data, name)) for name in ("train", "valid", "test")}
-    return found | {"by_eye": task.by_eye, "judged": len(judged), "wrong": sum(one.wrong > 0 for one in judged)}, judged
+    return found | {"by_eye": task.by_eye, "judged": len(judged), "wrong": sum(one.wrong > 0 for one in judged)}
+
+
+def spent(objective: Objective, outcome: Outcome) -> dict[str, Any]:
+    """What a training took, and how many numbers it moved."""
+    found: dict[str, Any] = {"steps": outcome.step, "best_step": outcome.best_step}
+    found["tokens_per_second"] = outcome.tokens / max(outcome.seconds, 1e-9)
+    return found | {"learned": sum(one.numel() for one in objective.parameters() if one.requires_grad)}
 
 
 def identity(trial: Trial, sums: Mapping[str, str]) -> str:
     """What a trial depends on, as one number: the section, the examples, and all of the base: what is frozen is read from there
     again when a trial goes on, for checkpoints have only what is learned."""
     section = trial.section.model_dump(mode="json", exclude={"seeds", "methods", "tune", "test", "lint"})
-    base = {path.name: sha256_of(path) for kind in BASE for path in sorted(trial.base.glob(kind))}
-    tree = {"section": section, "base": base, "method": trial.method, "data": dict(sums)}
+    tree = {"section": section, "base": sums_of_base(trial.base), "method": trial.method, "data": dict(sums)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def sums_of_base(base: Path) -> dict[str, str]:
+    """Of the files of a pretrained folder that what is learned on it depends on."""
+    return {path.name: sha256_of(path) for kind in BASE for path in sorted(base.glob(kind))}

@@ -60,6 +60,23 @@ def test_the_page_has_the_table_curves_and_weights(joint: Path, language: str) -
     assert part.count("<figure>") == 5
 
 
+def test_the_page_has_what_the_best_trial_gets_wrong(joint: Path) -> None:
+    results = json.loads((joint / "together" / "results.json").read_text())
+    for trial in results["trials"]:
+        trial["tasks"]["ner"] |= {"judged": 40, "wrong": 3, "by_eye": False}
+        folder = joint / "together" / "trials" / f"{trial['weighting']}-seed{trial['seed']}" / "judged" / "ner"
+        folder.mkdir(parents=True)
+        mistake = {"origin": "a.jsonl, line 3", "given": f"of {folder.parts[-3]}", "gold": "<right>", "predicted": "left"}
+        (folder / "errors.jsonl").write_text(json.dumps(mistake) + "\n")
+    (joint / "together" / "results.json").write_text(json.dumps(results))
+    page = render(read_findings(joint))
+    part = page[page.index('id="together"') :].partition("</section>")[0]
+    assert WORDS["tasks.errors"][0].format(wrong="3", total="40", shown="1", model="pcgrad, seed 1") in part
+    assert part.count("of pcgrad-seed1") == 1, "of the best trial, and of no other"
+    assert "of fixed" not in part
+    assert "&lt;right&gt;" in part
+
+
 def test_what_was_never_learned_together_has_no_section(tmp_path: Path) -> None:
     assert 'id="together"' not in render(read_findings(tmp_path))
 

@@ -23,7 +23,7 @@ from yanmo.labelled.data import read_data
 from yanmo.labelled.examples import Classified, Tagged
 from yanmo.measured import measured
 from yanmo.multitask.comparing import Gain, gains_of, table, verdicts
-from yanmo.multitask.learning import _named
+from yanmo.multitask.learning import JointTrial, _named, identity
 from yanmo.multitask.objective import MultiTask
 from yanmo.multitask.order import MixedOrder, apportioned, shares_of
 from yanmo.multitask.weighting import (
@@ -539,11 +539,52 @@ def test_a_recipe_of_two_tasks_ends_with_a_model_for_each_and_a_table(tmp_path: 
     assert reviews.predict(["the bread was good"])[0].label in ("good", "bad")
     first, second = (dict(one.network.named_parameters()) for one in (ours, reviews))
     assert all(torch.equal(first[name], second[name]) for name in first), "both have the same network"
-    before = (folder / "trials" / "pcgrad-seed0" / "metrics.jsonl").stat().st_mtime_ns
-    carry_out(made)
-    assert (folder / "trials" / "pcgrad-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
+    for name in ("reviews", "names"):
+        one, judged = results["trials"][0]["tasks"][name], folder / "trials" / "pcgrad-seed0" / "judged" / name
+        errors = (judged / "errors.jsonl").read_text(encoding="utf-8").splitlines()
+        assert len(errors) == one["wrong"]
+        assert 0 < one["judged"] == one["examples"]["valid"]
+        assert (judged / "confusion.json").exists() == (name == "reviews")
     page = (folder.parent / "report.html").read_text(encoding="utf-8")
     assert 'id="together"' in page
+
+
+def test_what_was_learned_together_is_not_learned_again_unless_something_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yanmo.multitask import comparing
+    from yanmo.run import carry_out
+
+    tokens = tokens_of("bert")
+    models.save(network_of("bert", tokens, 32), tmp_path / "base")
+    save_tokenizer(tokens, tmp_path / "base", 192)
+    tree = {"name": "both", "runs": str(tmp_path), "tasks": written(tmp_path)}
+    together = {"tasks": ["reviews", "names"], "training": {"steps": 2, "rows": 4}}
+    folder = carry_out(parse_recipe({**tree, "together": together}, "test")).folder / "together"
+    before = (folder / "trials" / "fixed-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    read: list[str] = []
+    monkeypatch.setattr(comparing, "read_data", lambda section, name, say: read.append(name))
+    carry_out(parse_recipe({**tree, "together": together}, "test"))
+    assert not read, "not even the examples"
+    monkeypatch.undo()
+    more = carry_out(parse_recipe({**tree, "together": {**together, "seeds": [0, 1]}}, "test")).folder / "together"
+    assert len(json.loads((more / "results.json").read_text(encoding="utf-8"))["trials"]) == 2
+    assert (folder / "trials" / "fixed-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_joint_trial_is_of_all_of_its_base(tmp_path: Path, name: str) -> None:
+    tokens = tokens_of("bert")
+    models.save(network_of("bert", tokens, 32), tmp_path / "base")
+    save_tokenizer(tokens, tmp_path / "base", 192)
+    made = parse_recipe({"name": "both", "tasks": written(tmp_path), "together": {"tasks": ["reviews", "names"]}}, "test")
+    trial = JointTrial(made.together, made.tasks, tmp_path / "base", tmp_path, "fixed", 0)
+    sums = {"reviews": {"reviews.jsonl": "1"}, "names": {"names.jsonl": "2"}}
+    before = identity(trial, sums)
+    assert identity(trial, {**sums, "names": {"names.jsonl": "3"}}) != before
+    with open(tmp_path / "base" / name, "ab") as file:
+        file.write(b" ")
+    assert identity(trial, sums) != before
 
 
 def models_packed(ids: torch.Tensor) -> Any:

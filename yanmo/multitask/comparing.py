@@ -17,9 +17,9 @@ from typing import Any
 from yanmo import recipe
 from yanmo.blank import make_blank
 from yanmo.errors import Interrupted
-from yanmo.files import copy_folder, write_atomically
+from yanmo.files import copy_folder, sha256_of, write_atomically
 from yanmo.finetune import split_of
-from yanmo.labelled.data import Data, read_data
+from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.multitask.learning import MODELS, JointTrial, identity, learn
 from yanmo.progress import Progress, silent
 from yanmo.tasks.intervals import Interval, interval, rendered, student
@@ -72,6 +72,8 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
 
     Raises UserError for whatever a person can mend, and Interrupted when it was asked to stop: all is saved.
     """
+    if (before := _before(joint)) is not None:
+        return before
     data = {name: joint.data.get(name) or read_data(section, name, say) for name, section in joint.sections.items()}
     first = next(iter(joint.sections.values()))
     if first.is_new:
@@ -89,6 +91,7 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
     results["verdicts"] = verdicts(gains)
     best = best_of(found)
     results["best"] = {name: best[name] for name in ("weighting", "seed")}
+    results["identity"] = _identity(joint, {name: one.sums for name, one in data.items()})
     models = joint.folder / TRIALS / f"{best['weighting']}-seed{best['seed']}" / MODELS
     for name in joint.sections:
         copy_folder(models / name, joint.folder / name / "model")
@@ -100,10 +103,30 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
     return results
 
 
+def _before(joint: Joint) -> dict[str, Any] | None:
+    """What results.json holds where all of this was done before."""
+    file = joint.folder / RESULTS
+    if not file.exists() or not all((joint.folder / name / "model").exists() for name in joint.sections):
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    sums = {name: sums_of(section) for name, section in joint.sections.items()}
+    return found if found.get("identity") == _identity(joint, sums) else None
+
+
+def _identity(joint: Joint, sums: Mapping[str, Mapping[str, str]]) -> list[Any]:
+    """What the results depend on: what one of the trials does with files of these sums, which trials there are, and what each
+    task came to by itself."""
+    section = joint.section
+    trial = JointTrial(section, joint.sections, joint.base, joint.shards, section.weighting[0], section.seeds[0])
+    alone = {name: sha256_of(file) for name in joint.sections if (file := joint.alone / name / RESULTS).exists()}
+    return [identity(trial, sums), section.model_dump(mode="json", include={"seeds", "weighting"}), alone]
+
+
 def _finished(
     trial: JointTrial, data: Mapping[str, Data], folder: Path, progress: Progress, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    if (found := kept(folder, identity(trial, data), MODELS)) is not None:
+    sums = {name: one.sums for name, one in data.items()}
+    if (found := kept(folder, identity(trial, sums), MODELS)) is not None:
         return found
     done = learn(trial, data, folder, progress, say)
     if done is None:

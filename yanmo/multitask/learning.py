@@ -17,7 +17,7 @@ from yanmo import checkpoint, recipe
 from yanmo.batch import Order
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, new_folder, sha256_of
-from yanmo.finetune import RATES, RESULT, about, task_on, validates_every
+from yanmo.finetune import RATES, RESULT, about, measure, spent, sums_of_base, task_on, validates_every
 from yanmo.labelled.data import Data
 from yanmo.memory import keep_freed_memory
 from yanmo.models.network import Network
@@ -31,10 +31,10 @@ from yanmo.shards import Shards
 from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import open_base, save_task
 from yanmo.tokenizer import load_tokenizer
-from yanmo.train import Outcome, Trainer
+from yanmo.train import Trainer
 
-MODELS = "models"
-"""In a trial's folder: a model folder for each task."""
+MODELS, JUDGED = "models", "judged"
+"""In a trial's folder: a model folder for each task, and a folder with what it gets wrong."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Parts:
 def learn(
     trial: JointTrial, data: Mapping[str, Data], folder: Path, progress: Progress = silent, say: Callable[[str], None] = print
 ) -> dict[str, Any] | None:
-    """Learn, or go on where it stopped: what was measured, which also lies in `folder`, with models/TASK. None where it was
-    interrupted. Raises UserError, with the task's name, where tasks, network and examples do not fit together.
+    """Learn, or go on where it stopped: what was measured, which also lies in `folder`, with models/TASK and judged/TASK. None
+    where it was interrupted. Raises UserError, with the task's name, where tasks, network and examples do not fit together.
     """
     keep_freed_memory()
     began = time.perf_counter()
-    known_as = identity(trial, data)
+    known_as = identity(trial, {name: one.sums for name, one in data.items()})
     parts = start(trial, data)
     section, seed = trial.section, trial.seed
     order, held_out = mixed(section, parts, seed)
@@ -110,8 +110,13 @@ def learn(
     outcome = trainer.fit()
     if outcome.interrupted:
         return None
+    minutes = (time.perf_counter() - began) / 60
     checkpoint.restore(objective, outcome.best or outcome.last)
-    found = _measure(trial, objective, data, outcome, (time.perf_counter() - began) / 60)
+    found: dict[str, Any] = {"weighting": trial.weighting, "seed": seed, "minutes": minutes, **spent(objective, outcome)}
+    found["tasks"] = {name: measure(task, data[name], folder / JUDGED / name) for name, task in objective.tasks.items()}
+    valid_figures = {f"{name}/{key}": value for name, one in found["tasks"].items() for key, value in one["valid"].items()}
+    found["merit"] = objective.merit(valid_figures)
+    found["weights"] = dict(zip(objective.parts, objective.weighting.now(), strict=True))
     found["identity"] = known_as
     for name, task in objective.tasks.items():
         with new_folder(folder / MODELS / name) as model:
@@ -198,42 +203,12 @@ def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: Mixe
     return training.model_copy(update={"validate_every": every})
 
 
-def _measure(
-    trial: JointTrial, objective: MultiTask, data: Mapping[str, Data], outcome: Outcome, minutes: float
-) -> dict[str, Any]:
-    """What was found: each task's figures on its held-out examples, and what all of it took."""
-    tasks: dict[str, Any] = {}
-    for name, task in objective.tasks.items():
-        own = data[name]
-        task.eval().settle(own.valid)
-        tasks[name] = {
-            "valid": task.appraise(own.valid),
-            "test": task.appraise(own.test) if own.test else {},
-            **task.of_the_deciding(),
-        }
-    valid = {f"{name}/{key}": value for name, one in tasks.items() for key, value in one["valid"].items()}
-    return {
-        "weighting": trial.weighting,
-        "seed": trial.seed,
-        "tasks": tasks,
-        "merit": objective.merit(valid),
-        "weights": dict(zip(objective.parts, objective.weighting.now(), strict=True)),
-        "learned": sum(one.numel() for one in objective.parameters() if one.requires_grad),
-        "steps": outcome.step,
-        "best_step": outcome.best_step,
-        "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
-        "minutes": minutes,
-    }
-
-
-def identity(trial: JointTrial, data: Mapping[str, Data]) -> str:
-    """What a trial depends on, as one number: the sections, the base's weights, the examples, the text."""
+def identity(trial: JointTrial, sums: Mapping[str, Mapping[str, str]]) -> str:
+    """What a trial depends on, as one number: the sections, the base, the examples, of each task's files the sums, the text."""
     section = trial.section.model_dump(mode="json", exclude={"seeds", "weighting"})
-    own = {"seeds", "methods", "tune", "test", "training", "adaptation"}
+    own = {"seeds", "methods", "tune", "test", "training", "adaptation", "lint"}
     sections = {name: one.model_dump(mode="json", exclude=own) for name, one in trial.sections.items()}
-    weights = {path.name: sha256_of(path) for path in sorted(trial.base.glob("*.safetensors"))}
     text = sha256_of(trial.shards / MANIFEST) if trial.section.objective is not None else None
-    sums = {name: data[name].sums for name in trial.sections}
-    tree = {"section": section, "sections": sections, "weights": weights, "weighting": trial.weighting}
-    tree |= {"data": sums, "text": text}
+    tree = {"section": section, "sections": sections, "base": sums_of_base(trial.base), "weighting": trial.weighting}
+    tree |= {"data": {name: dict(sums[name]) for name in trial.sections}, "text": text}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -57,6 +57,8 @@ class Findings:
     together: Tree = field(default_factory=dict)
     joint: dict[str, tuple[list[Tree], list[Tree]]] = field(default_factory=dict)
     """Training and validation of several tasks at once, by weighting and seed."""
+    together_tasks: list[TaskFindings] = field(default_factory=list)
+    """What the best of these trials gets wrong, task by task."""
     seconds: dict[str, float] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
@@ -90,6 +92,7 @@ def read_findings(folder: Path) -> Findings:
 
     training, validation = _metrics(folder / "pretrain" / "metrics.jsonl")
     trials = sorted((folder / "together" / "trials").glob("*/metrics.jsonl"))
+    together = tree("together/results.json")
     return Findings(
         folder=folder,
         recipe=recipe,
@@ -105,8 +108,9 @@ def read_findings(folder: Path) -> Findings:
         environment=tree("environment.json"),
         speed=tree("pretrain/speed.json"),
         tasks=[_task(folder, inside, tree) for inside in _task_folders(folder, recipe)],
-        together=tree("together/results.json"),
+        together=together,
         joint={path.parent.name: _metrics(path) for path in trials},
+        together_tasks=_together_tasks(folder, together, tree),
         seconds=_seconds(tree("stages.json")),
         unreadable=tuple(unreadable),
     )
@@ -134,6 +138,24 @@ def _task(run: Path, inside: Path, tree: Callable[[str], Tree]) -> TaskFindings:
     return TaskFindings(
         folder, results, validation, tree(f"{inside}/{trial}/confusion.json"), list(records(folder / trial / "errors.jsonl"))
     )
+
+
+def _together_tasks(run: Path, together: Tree, tree: Callable[[str], Tree]) -> list[TaskFindings]:
+    """The best trial's own figures of each task stand for its results."""
+    best = mapping(together.get("best"))
+    for trial in listing(together.get("trials")):
+        if all(trial.get(name) == best.get(name) for name in ("weighting", "seed")):
+            judged = f"together/trials/{trial.get('weighting')}-seed{trial.get('seed')}/judged"
+            return [
+                TaskFindings(
+                    Path("together") / name,
+                    mapping(results) | {"method": trial.get("weighting"), "seed": trial.get("seed")},
+                    confusion=tree(f"{judged}/{name}/confusion.json"),
+                    errors=list(records(run / judged / name / "errors.jsonl")),
+                )
+                for name, results in mapping(trial.get("tasks")).items()
+            ]
+    return []
 
 
 def records(path: Path) -> Iterator[Tree]:

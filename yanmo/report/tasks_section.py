@@ -54,8 +54,13 @@ def _task(task: TaskFindings, words: Words) -> list[Element]:
     trial = _best_trial(task)
     title = tag("div", tag("h3", task.name, tag("small", _about(task, trial, words))), _gains(methods, words), class_="task")
     figures = tag("div", _curves(task, methods, words), _types(task, trial, words), class_="pair")
-    parts = [title, _bars(methods, words), _table(methods, words), figures, _confusion(task, words), _errors(task, trial, words)]
-    return [part for part in parts if part is not None]
+    parts = [title, _bars(methods, words), _table(methods, words), figures]
+    return [*(part for part in parts if part is not None), *mistakes(task, trial, words)]
+
+
+def mistakes(task: TaskFindings, trial: Tree, words: Words) -> list[Element]:
+    """What a trial takes for what, and examples that it gets wrong."""
+    return [part for part in (_confusion(task, words), _errors(task, trial, words)) if part is not None]
 
 
 def _best_trial(task: TaskFindings) -> Tree:

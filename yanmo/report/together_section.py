@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from yanmo.report.charts import Line, Point, line_chart, smooth
-from yanmo.report.findings import Findings, Tree, listing, mapping
+from yanmo.report.findings import Findings, TaskFindings, Tree, listing, mapping
 from yanmo.report.layout import section, table
 from yanmo.report.numbers import real
 from yanmo.report.tags import tag
+from yanmo.report.tasks_section import mistakes
 from yanmo.report.words import Words
 
 WEIGHT, PENALTY = "weight", "uncertainty"
@@ -17,7 +18,8 @@ WEIGHT, PENALTY = "weight", "uncertainty"
 
 
 def together_section(findings: Findings, words: Words) -> Element | None:
-    """The table, sentences on what each task has from the others, curves of the best trial, weights of every weighting."""
+    """The table, sentences on what each task has from the others, curves of the best trial, weights of every weighting, and what
+    the best trial gets wrong."""
     report = findings.together
     lines = listing(report.get("table"))
     if not lines:
@@ -43,7 +45,14 @@ def together_section(findings: Findings, words: Words) -> Element | None:
         tag("div", curves, class_="pair"),
         tag("h3", words("together.weights")) if any(one is not None for one in weights) else None,
         tag("div", weights, class_="pair"),
+        *(part for task in findings.together_tasks for part in _mistakes(task, words)),
     )
+
+
+def _mistakes(task: TaskFindings, words: Words) -> list[Element]:
+    """What the best trial gets wrong in one of its tasks, under the task's name."""
+    parts = mistakes(task, task.results, words)
+    return [tag("div", tag("h3", task.folder.name), class_="task"), *parts] if parts else []
 
 
 def _metric(report: Tree, part: str) -> str | None:
