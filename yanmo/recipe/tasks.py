@@ -63,12 +63,12 @@ class Adaptation(Section):
     layer_decay: float | None = Field(default=None, gt=0, le=1)
     """Learning rates fall by this from block to block, from the top down (full); by default they do not."""
     place: Literal["houlsby", "pfeiffer"] | None = None
-    """Adapters after attention and feed-forward (Houlsby et al. 2019) or after feed-forward only (Pfeiffer et al. 2020), the
-    default."""
+    """Adapters after attention and feed-forward (Houlsby et al. 2019), the default, or after feed-forward only (Pfeiffer et al.
+    2020)."""
     width: int | None = Field(default=None, ge=1)
-    """Of an adapter inside, by default an eighth of the network's."""
+    """Of an adapter inside, by default 128, or half of the network's where that is less."""
     rank: int | None = Field(default=None, ge=1)
-    """Of LoRA's matrices, by default 8."""
+    """Of LoRA's matrices, by default 16."""
     alpha: int | None = Field(default=None, ge=1)
     """LoRA's scale, over its rank; by default twice the rank."""
     variant: Literal["lora", "rslora", "dora"] | None = None
