@@ -192,6 +192,21 @@ def test_settings_are_tuned_by_halving(finished, reviews, tmp_path):
     assert all(count * 2 == pytest.approx(results["trials"][0]["steps"], abs=1) for count in short)
 
 
+def test_trials_side_by_side_find_what_they_find_one_after_another(finished, reviews, tmp_path):
+    short = {**SMALL, "epochs": 1}
+    base = finished[0] / "pretrain" / "model"
+    both = section_of(reviews, training=short, seeds=[0, 1], parallel=2)
+    together = carry_out(Trials(both, base, tmp_path / "two"))["trials"]
+    after = carry_out(Trials(section_of(reviews, training=short, seeds=[0, 1]), base, tmp_path / "one"))["trials"]
+    assert [one["seed"] for one in together] == [0, 1]
+    for one, other in zip(together, after, strict=True):
+        assert one["test"] == pytest.approx(other["test"], abs=1e-6)
+    assert together[0]["test"] != together[1]["test"] or together[0]["valid"] != together[1]["valid"]
+    before = (tmp_path / "two" / "full-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    carry_out(Trials(section_of(reviews, training=short, seeds=[0, 1, 2]), base, tmp_path / "two"))
+    assert (tmp_path / "two" / "full-seed0" / "metrics.jsonl").stat().st_mtime_ns == before, "how many at once is no new trial"
+
+
 def test_a_stop_keeps_everything(finished, reviews, tmp_path, monkeypatch):
     import signal
 

@@ -28,7 +28,7 @@ LEVELS = (  # the lowest first; a room imports only from rooms below it, or from
     {"frontier"},
     {"evaluation", "report", "verify", "latents"},
     {"pretrain", "summary", "finetune", "predict"},
-    {"blank", "index", "talk"},
+    {"blank", "index", "talk", "lanes"},
     {"trials"},
     {"multitask"},
     {"run"},

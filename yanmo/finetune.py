@@ -208,7 +208,7 @@ def spent(objective: Objective, outcome: Outcome) -> dict[str, Any]:
 def identity(trial: Trial, sums: Mapping[str, str]) -> str:
     """What a trial depends on, as one number: the section, the examples, and all of the base: what is frozen is read from there
     again when a trial goes on, for checkpoints have only what is learned."""
-    section = trial.section.model_dump(mode="json", exclude={"seeds", "methods", "tune", "test", "lint"})
+    section = trial.section.model_dump(mode="json", exclude={"seeds", "methods", "tune", "test", "lint", "parallel"})
     tree = {"section": section, "base": sums_of_base(trial.base), "method": trial.method, "data": dict(sums)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 

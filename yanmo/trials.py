@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from yanmo.errors import Interrupted, UserError
 from yanmo.files import copy_folder, write_atomically
 from yanmo.finetune import RESULT, Trial, finetune, identity, split_of
 from yanmo.labelled.data import Data, read_data, sums_of
+from yanmo.lanes import through_lanes
 from yanmo.progress import Progress, silent
 from yanmo.recipe.tasks import usual_epochs
 from yanmo.tasks.intervals import interval, rendered
@@ -53,12 +55,12 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     data = trials.data or read_data(trials.section, say=say)
     if trials.section.is_new:
         make_blank(trials.section, data.train, trials.base, progress)
-    found: list[dict[str, Any]] = []
+    wanted = []
     for method in trials.section.tried:
         section = _tuned(trials, _adapted_by(trials.section, method), method, data, progress, say)
         for seed in trials.section.seeds:
-            trial = Trial(section, trials.base, method, seed)
-            found.append(_finished(trial, data, trials.folder / f"{method}-seed{seed}", progress, say))
+            wanted.append((Trial(section, trials.base, method, seed), trials.folder / f"{method}-seed{seed}"))
+    found = _finished(wanted, data, trials.section.parallel, progress, say)
     results = {"task": trials.section.kind, "trials": found, "methods": by_method(found), "table": table(found)}
     best = _best(found, trials.section.adaptation.method)
     results["best"] = {name: best[name] for name in ("method", "seed")}
@@ -85,10 +87,25 @@ def _identity(trials: Trials, sums: Mapping[str, str]) -> list[Any]:
     return [one, section.model_dump(mode="json", include={"seeds", "methods", "tune", "test"})]
 
 
-def _finished(trial: Trial, data: Data, folder: Path, progress: Progress, say: Say) -> dict[str, Any]:
-    """What a trial found, from its folder where it is finished. Its checkpoints are dropped when its model is there."""
-    if (found := kept(folder, identity(trial, data.sums), "model")) is not None:
-        return found
+def _finished(
+    wanted: Sequence[tuple[Trial, Path]], data: Data, lanes: int, progress: Progress, say: Say
+) -> list[dict[str, Any]]:
+    """What trials found, each in its folder; those that are finished are not done again, of the others so many are at a time."""
+    before = [kept(folder, identity(trial, data.sums), "model") for trial, folder in wanted]
+    return with_the_rest(before, partial(_done, data), wanted, lanes, progress, say)
+
+
+def with_the_rest(
+    before: Sequence[dict[str, Any] | None], work: Any, wanted: Sequence[Any], lanes: int, progress: Progress, say: Say
+) -> list[dict[str, Any]]:
+    """What was found before, and where that is None what `work` finds now, see yanmo.lanes."""
+    todo = [one for one, found in zip(wanted, before, strict=True) if found is None]
+    done = iter(through_lanes(work, todo, lanes, progress, say))
+    return [next(done) if found is None else found for found in before]
+
+
+def _done(data: Data, trial: Trial, folder: Path, progress: Progress, say: Say) -> dict[str, Any]:
+    """What a trial found. Its checkpoints are dropped when its model is there."""
     name = f"{folder.parent.name}/{folder.name}"
 
     def shown(done: float, total: float | None, unit: str, **figures: float | str) -> None:
@@ -133,13 +150,17 @@ def _tuned(trials: Trials, section: Any, method: recipe.Method, data: Data, prog
     rounds = math.ceil(math.log2(len(candidates))) if len(candidates) > 1 else 0
     for round_ in range(rounds):
         share = 0.5 ** (rounds - 1 - round_)
+        named = {",".join(f"{name}={number(value)}" for name, value in one.items()): one for one in candidates}
+        wanted = [
+            (
+                Trial(_with(section, settings, share, len(data.train)), trials.base, method, section.seeds[0]),
+                trials.folder / "tune" / f"{method}-round{round_}-{name}",
+            )
+            for name, settings in named.items()
+        ]
         scored = []
-        for settings in candidates:
-            tried = _with(section, settings, share, len(data.train))
-            name = ",".join(f"{name}={number(value)}" for name, value in settings.items())
-            trial = Trial(tried, trials.base, method, section.seeds[0])
-            found = _finished(trial, data, trials.folder / "tune" / f"{method}-round{round_}-{name}", progress, say)
-            scored.append((found["merit"], name, settings))
+        for name, found in zip(named, _finished(wanted, data, section.parallel, progress, say), strict=True):
+            scored.append((found["merit"], name, named[name]))
             say(f"{method}, {share:g} of the time, {name}: {found['metric']} {found['valid'][found['metric']]:.4g}")
         scored.sort(key=lambda one: one[:2])
         candidates = [settings for _, _, settings in scored[: math.ceil(len(scored) / 2)]]

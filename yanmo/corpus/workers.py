@@ -61,7 +61,12 @@ def _begin(set_up: Callable[..., object], arguments: tuple[object, ...]) -> None
     """One thread, Ctrl-C left to the parent, gone when the parent is gone."""
     os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    set_up(*arguments)
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it is gone, however that went."""
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    set_up(*arguments)

@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.multitask.learning import MODELS, JointTrial, identity, learn
 from yanmo.progress import Progress, silent
 from yanmo.tasks.intervals import Interval, interval, rendered, student
-from yanmo.trials import RESULTS, TABLE, kept, markdown
+from yanmo.trials import RESULTS, TABLE, kept, markdown, with_the_rest
 
 TRIALS = "trials"
 """In the stage's folder: a folder for each weighting and seed."""
@@ -79,12 +80,7 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
     if first.is_new:
         given = first.model_copy(update={"training": joint.section.training})
         make_blank(given, [one for own in data.values() for one in own.train], joint.base, progress)
-    found: list[dict[str, Any]] = []
-    for weighting in joint.section.weighting:
-        for seed in joint.section.seeds:
-            trial = JointTrial(joint.section, joint.sections, joint.base, joint.shards, weighting, seed)
-            folder = joint.folder / TRIALS / f"{weighting}-seed{seed}"
-            found.append(_finished(trial, data, folder, progress, say))
+    found = _finished(joint, data, progress, say)
     alone = {name: _alone(joint.alone / name, section) for name, section in joint.sections.items()}
     gains = gains_of(found, alone)
     results = {"trials": found, "table": table(found, alone, gains), "gains": [asdict(gain) for gain in gains]}
@@ -122,12 +118,24 @@ def _identity(joint: Joint, sums: Mapping[str, Mapping[str, str]]) -> list[Any]:
     return [identity(trial, sums), section.model_dump(mode="json", include={"seeds", "weighting"}), alone]
 
 
-def _finished(
-    trial: JointTrial, data: Mapping[str, Data], folder: Path, progress: Progress, say: Callable[[str], None]
+def _finished(joint: Joint, data: Mapping[str, Data], progress: Progress, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What all trials found; those that are finished are not done again."""
+    section, sums = joint.section, {name: one.sums for name, one in data.items()}
+    wanted = [
+        (
+            JointTrial(section, joint.sections, joint.base, joint.shards, weighting, seed),
+            joint.folder / TRIALS / f"{weighting}-seed{seed}",
+        )
+        for weighting in section.weighting
+        for seed in section.seeds
+    ]
+    before = [kept(folder, identity(trial, sums), MODELS) for trial, folder in wanted]
+    return with_the_rest(before, partial(_done, data), wanted, section.parallel, progress, say)
+
+
+def _done(
+    data: Mapping[str, Data], trial: JointTrial, folder: Path, progress: Progress, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    sums = {name: one.sums for name, one in data.items()}
-    if (found := kept(folder, identity(trial, sums), MODELS)) is not None:
-        return found
     done = learn(trial, data, folder, progress, say)
     if done is None:
         raise Interrupted

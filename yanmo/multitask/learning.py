@@ -205,8 +205,8 @@ def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: Mixe
 
 def identity(trial: JointTrial, sums: Mapping[str, Mapping[str, str]]) -> str:
     """What a trial depends on, as one number: the sections, the base, the examples, of each task's files the sums, the text."""
-    section = trial.section.model_dump(mode="json", exclude={"seeds", "weighting"})
-    own = {"seeds", "methods", "tune", "test", "training", "adaptation", "lint"}
+    section = trial.section.model_dump(mode="json", exclude={"seeds", "weighting", "parallel"})
+    own = {"seeds", "methods", "tune", "test", "training", "adaptation", "lint", "parallel"}
     sections = {name: one.model_dump(mode="json", exclude=own) for name, one in trial.sections.items()}
     text = sha256_of(trial.shards / MANIFEST) if trial.section.objective is not None else None
     tree = {"section": section, "sections": sections, "base": sums_of_base(trial.base), "weighting": trial.weighting}

@@ -138,6 +138,9 @@ class TaskSection(Section):
     """Of the trials of each way; figures are means over them, with an interval."""
     methods: tuple[Method, ...] = ()
     """Ways that are compared, each with every seed: scratch, frozen, adapter, lora, full. By default the adaptation's only."""
+    parallel: int = Field(default=1, ge=1)
+    """Trials at a time, each in a process with its share of the cores: one on each core gets through more small networks than one
+    after another on all."""
     tune: dict[Literal["learning_rate", "batch", "epochs"], tuple[float, ...]] = Field(default_factory=dict)
     """Settings of training to choose from, by successive halving on the validation examples."""
 

@@ -40,6 +40,8 @@ class Together(Section):
     """The trainer's settings; an epoch is one of all tasks, and the objective's share besides."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Of the trials of each weighting; figures are means over them, with an interval."""
+    parallel: int = Field(default=1, ge=1)
+    """Trials at a time, each in a process with its share of the cores."""
 
     @property
     def parts(self) -> tuple[str, ...]:
