@@ -147,6 +147,7 @@ def describe(sizes: Sizes, special: Special) -> dict[str, Any]:
         "initializer_cutoff_factor": 2.0,
         "decoder_bias": True,
         "tie_word_embeddings": True,
+        "classifier_pooling": "mean",                      # no token has learned to stand for the text
         "pad_token_id": special.pad,
         "bos_token_id": special.cls if special.bos is None else special.bos,
         "eos_token_id": special.sep if special.eos is None else special.eos,
