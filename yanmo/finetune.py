@@ -41,7 +41,7 @@ VALIDATING_SHARE, FORWARD_SHARE = 0.2, 0.4
 """How much of the time may go into validations; and what a text costs that is only read, of what it costs to learn from it."""
 BASE = ("*.safetensors", "config.json", "tokenizer*.json")
 """The files of a pretrained folder that a trial depends on."""
-RATES = {"full": 1e-3, "scratch": 1e-3, "frozen": 1e-2, "adapter": 1e-2, "lora": 5e-3}
+RATES = {"full": 1e-3, "scratch": 1e-3, "frozen": 1e-2, "adapter": 5e-3, "lora": 2e-3}
 """Peaks of the learning rate at width 256, by method; they fall with the root of the width, as in pretraining."""
 ADAPTER_WIDTH, LORA_RANK = 128, 16
 """By default; an adapter has half the network's width at most. Networks that have read for minutes change more in a task than
