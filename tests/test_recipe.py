@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from yanmo.errors import UserError
-from yanmo.recipe import Model, Recipe, parse_recipe, parse_task, read_recipe, write_yaml
+from yanmo.recipe import Model, Recipe, Training, parse_recipe, parse_task, read_recipe, write_yaml
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("compare"))
@@ -150,5 +150,6 @@ def test_few_examples_are_passed_over_more_often(examples: int, epochs: float) -
     training = parse_task({"kind": "classification", "train": "x.jsonl"}).training
     rows = examples // 4                                   # four examples in a row, eight rows in a step
     assert training.resolved(8, 128, 1e-3, rows).epochs == epochs
+    assert (training.resolved(8, 128, 1e-3, rows).beta2, Training().beta2) == (0.999, 0.95)
     named = training.model_copy(update={"steps": 7})
     assert (named.resolved(8, 128, 1e-3, rows).epochs, named.resolved(8, 128, 1e-3, rows).steps) == (None, 7)

@@ -98,18 +98,19 @@ def settings(**changes):
     return training(schedule="constant-decay", warmup=0.0, decay=1e-9, clip=None, **changes)
 
 
-def test_adamw_is_torchs_with_decay_on_matrices_only():
+@pytest.mark.parametrize("beta2", [0.95, 0.999])
+def test_adamw_is_torchs_with_decay_on_matrices_only(beta2):
     def build(named):
         matrices = [p for name, p in named.items() if p.ndim == 2 and "tokens" not in name]
         rest = [p for name, p in named.items() if p.ndim != 2 or "tokens" in name]
         groups = [{"params": matrices, "weight_decay": 0.3}, {"params": rest, "weight_decay": 0.0}]
-        return [torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))]
+        return [torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, beta2))]
 
     torch.manual_seed(0)
     expected = reference(ToyNetwork(), build)
     torch.manual_seed(0)
     module = ToyNetwork()
-    optimizer = Optimizer(module, settings(optimizer="adamw", weight_decay=0.3), 16, torch.float32)
+    optimizer = Optimizer(module, settings(optimizer="adamw", weight_decay=0.3, beta2=beta2), 16, torch.float32)
     for _ in range(3):
         one_step(optimizer, module)
     for name, parameter in module.named_parameters():

@@ -36,6 +36,8 @@ class TaskTraining(Training):
     """AdamW for all, or Muon for the matrices inside the blocks."""
     weight_decay: float = Field(default=0.01, ge=0)
     """On matrices only."""
+    beta2: float = Field(default=0.999, gt=0, lt=1)
+    """How long AdamW remembers squares of gradients: longer than in pretraining, since labelled steps are small and unlike."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the rate rises."""
     validation_rows: int = Field(default=32, ge=1)

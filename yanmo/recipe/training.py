@@ -36,6 +36,8 @@ class Training(Section):
     """Peak of Muon's learning rate for matrices (ignored, and refused, with adamw)."""
     weight_decay: float = Field(default=0.1, ge=0)
     """On matrices only; vectors, norms and embeddings have none."""
+    beta2: float = Field(default=0.95, gt=0, lt=1)
+    """How long AdamW remembers squares of gradients: 0.95 for short runs at high rates (Brown et al. 2020, appendix B)."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; null switches clipping off."""
     schedule: Literal["cosine", "linear", "constant-decay", "inverse-sqrt"] = "linear"
