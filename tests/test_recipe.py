@@ -95,10 +95,8 @@ def test_what_is_wrong_is_named(overrides: list[str], message: str) -> None:
 
 
 def test_what_counts_reads_no_setting_of_training_but_where_figures_go() -> None:
-    from yanmo.recipe import Training
-
-    values = {"clip": "null", "warmup": "0.1", "decay": "0.2", "optimizer": "adamw", "precision": "fp32", "compile": "true",
-              "checkpoint_activations": "true", "schedule": "cosine"}
+    values = {"beta2": "0.9", "clip": "null", "warmup": "0.1", "decay": "0.2", "optimizer": "adamw", "precision": "fp32",
+              "compile": "true", "checkpoint_activations": "true", "schedule": "cosine"}
     for name in Training.model_fields:
         overrides = ["model.family=ngram", f"training.{name}={values.get(name, 9)}"]
         overrides += ["training.schedule=constant-decay"] * (name == "decay")
