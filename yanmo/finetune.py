@@ -43,7 +43,7 @@ BASE = ("*.safetensors", "config.json", "tokenizer*.json")
 """The files of a pretrained folder that a trial depends on."""
 RATES = {"full": 1e-3, "scratch": 1e-3, "frozen": 1e-2, "adapter": 5e-3, "lora": 2e-3}
 """Peaks of the learning rate at width 256, by method; they fall with the root of the width, as in pretraining."""
-ADAPTER_WIDTH, LORA_RANK = 128, 16
+ADAPTER_WIDTH, LORA_RANK = 128, 32
 """By default; an adapter has half the network's width at most. Networks that have read for minutes change more in a task than
 those that have read for weeks: an eighth of the width, or rank 8, stays points behind learning all."""
 

@@ -70,7 +70,7 @@ class Adaptation(Section):
     width: int | None = Field(default=None, ge=1)
     """Of an adapter inside, by default 128, or half of the network's where that is less."""
     rank: int | None = Field(default=None, ge=1)
-    """Of LoRA's matrices, by default 16."""
+    """Of LoRA's matrices, by default 32."""
     alpha: int | None = Field(default=None, ge=1)
     """LoRA's scale, over its rank; by default twice the rank."""
     variant: Literal["lora", "rslora", "dora"] | None = None
