@@ -192,7 +192,9 @@ def measure(task: Task, data: Data, folder: Path) -> dict[str, Any]:
     task.eval().settle(data.valid)
     figures, judged = task.judge(data.test or data.valid)
     keep_judged(judged, task.labels if task.exclusive else None, folder)
-    found = {"valid": task.appraise(data.valid), "test": figures} if data.test else {"valid": figures, "test": {}}
+    found: dict[str, Any] = {"valid": figures, "test": {}}
+    if data.test:
+        found = {"valid": task.appraise(data.valid), "test": figures}
     found |= {"merit": task.merit(found["valid"]), **task.of_the_deciding()}
     found["examples"] = {name: len(getattr(data, name)) for name in ("train", "valid", "test")}
     return found | {"by_eye": task.by_eye, "judged": len(judged), "wrong": sum(one.wrong > 0 for one in judged)}

@@ -25,6 +25,8 @@ from yanmo.progress import Progress
 Work = Callable[..., Any]
 POLL = 0.5
 """Seconds between looks at whether a stop was asked for."""
+ENOUGH = 0.2
+"""Trials that are done, together, before it is said how long the others will take."""
 PATIENCE = 600.0
 """Seconds that a training has to save what it has when it is asked to stop."""
 
@@ -117,7 +119,7 @@ class _Shift:
     def _show(self) -> None:
         done = len(self.results) + sum(lane.share for lane in self.crew)
         passed = time.monotonic() - self.began
-        left = {"left": passed * (len(self.jobs) - done) / done} if done > 0 else {}
+        left = {"left": passed * (len(self.jobs) - done) / done} if done >= ENOUGH else {}
         speed = {"tokens_per_second": total} if (total := sum(lane.speed for lane in self.crew)) else {}
         self.progress(round(done, 1), len(self.jobs), f"trials, {len(self.crew)} at a time", **left, **speed)
 
