@@ -135,9 +135,7 @@ def _task(run: Path, inside: Path, tree: Callable[[str], Tree]) -> TaskFindings:
             validation[method, seed] = _metrics(folder / f"{method}-seed{seed}" / "metrics.jsonl")[1]
     best = mapping(results.get("best"))
     trial = f"{best.get('method')}-seed{best.get('seed')}"
-    return TaskFindings(
-        folder, results, validation, tree(f"{inside}/{trial}/confusion.json"), list(records(folder / trial / "errors.jsonl"))
-    )
+    return TaskFindings(folder, results, validation, **_judged(run, f"{inside}/{trial}", tree))
 
 
 def _together_tasks(run: Path, together: Tree, tree: Callable[[str], Tree]) -> list[TaskFindings]:
@@ -150,12 +148,16 @@ def _together_tasks(run: Path, together: Tree, tree: Callable[[str], Tree]) -> l
                 TaskFindings(
                     Path("together") / name,
                     mapping(results) | {"method": trial.get("weighting"), "seed": trial.get("seed")},
-                    confusion=tree(f"{judged}/{name}/confusion.json"),
-                    errors=list(records(run / judged / name / "errors.jsonl")),
+                    **_judged(run, f"{judged}/{name}", tree),
                 )
                 for name, results in mapping(trial.get("tasks")).items()
             ]
     return []
+
+
+def _judged(run: Path, inside: str, tree: Callable[[str], Tree]) -> dict[str, Any]:
+    """What a trial leaves of the examples that it was judged by, as yanmo/tasks/judged.py writes it."""
+    return {"confusion": tree(f"{inside}/confusion.json"), "errors": list(records(run / inside / "errors.jsonl"))}
 
 
 def records(path: Path) -> Iterator[Tree]:
