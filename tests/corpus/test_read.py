@@ -114,10 +114,22 @@ def test_types_of_parquet_columns(tmp_path: Path) -> None:
     found = records_of(path)
     assert found[0] == (1, "fine")
     assert isinstance(found[1][1], Unreadable)
-    for values, name in (([1, 2], "int64"), ([["a"]], "list<")):
+    for values, name in (([1, 2], "int64"), ([[1]], "list<")):
         pq.write_table(pa.table({"text": values}), path)
         with pytest.raises(UserError, match=f"column 'text' is of type {name}.*string or binary"):
             texts_of(path)
+
+
+def test_words_of_labelled_files_are_joined(tmp_path: Path) -> None:
+    """Files of words with tags can be read as text too: to go on with pretraining on what is to be learned from."""
+    rows = [["北", "京", "大", "学", "2024", "年"], ["The", "cat", "sat"], [], ["Café", "的", "菜", "单"]]
+    texts = ["北京大学2024年", "The cat sat", "", "Café的菜单"]
+    lines = [json.dumps({"tokens": words, "tags": ["O"] * len(words)}, ensure_ascii=False) for words in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert texts_of(tmp_path / "a.jsonl", text="tokens") == texts
+    for kind in (pa.list_(pa.string()), pa.large_list(pa.large_string())):
+        pq.write_table(pa.table({"tokens": pa.array([*rows, None], kind)}), tmp_path / "a.parquet")
+        assert texts_of(tmp_path / "a.parquet", text="tokens") == [*texts, ""]
 
 
 def test_a_gz_that_is_none(tmp_path: Path) -> None:
@@ -208,7 +220,7 @@ def test_json_errors_name_line_and_keys(tmp_path: Path) -> None:
     assert "invalid JSON" in found[2]
     assert "a JSON list and not an object" in found[3]
     assert "no key 'text'; its keys: body, id" in found[4]
-    assert "is a int" in found[5]
+    assert "'text' is a int and no string, nor a list of strings" in found[5]
     assert found[7] == "fine too"
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from yanmo.errors import UserError
 from yanmo.labelled.data import read_data, sums_of
+from yanmo.labelled.examples import Classified
+from yanmo.labelled.reading import draw
 from yanmo.recipe import parse_task
 
 
@@ -57,3 +59,15 @@ def test_a_limit_draws_from_all_examples_and_keeps_their_order(tmp_path):
     assert len(numbers) == 20
     assert numbers == sorted(numbers)
     assert numbers[-1] > 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_draw_loses_no_label_and_is_even_beside_that(seed):
+    examples = [Classified(text=f"text {number}", label="rare" if number == 41 else "often") for number in range(1000)]
+    drawn = draw(examples, 200, seed)
+    assert len(set(drawn)) == 200
+    assert drawn == [example for example in examples if example in set(drawn)]
+    assert examples[41] in drawn
+    assert 70 < sum(example in set(drawn) for example in examples[:500]) < 130  # of 200: the mean and four standard deviations
+    assert {example.label for example in draw(examples, 2, seed)} == {"rare", "often"}
+    assert len(draw(examples, 1, seed)) == 1

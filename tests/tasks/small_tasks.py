@@ -94,9 +94,11 @@ def batches_of(task: Task, examples: Sequence[Any], length: int | None = None, a
 
 
 def learn(task: Task, examples: Sequence[Any], steps: int, rate: float = 3e-3) -> float:
-    """The loss after so many steps on all examples at once."""
+    """The loss after so many steps on all examples at once. The rate falls over the last third, so that no single step that goes
+    too far decides."""
     batches = batches_of(task, examples, at_once=1000)
     optimizer = torch.optim.AdamW(task.parameters(), lr=rate, weight_decay=0.0)
+    cooling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 3 * (1 - step / steps)))
     loss = torch.zeros(())
     for _ in range(steps):
         optimizer.zero_grad()
@@ -106,4 +108,5 @@ def learn(task: Task, examples: Sequence[Any], steps: int, rate: float = 3e-3) -
             loss.backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
+        cooling.step()
     return float(loss.detach())

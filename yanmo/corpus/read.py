@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from yanmo.corpus.encodings import detect_encoding
 from yanmo.corpus.opening import File, find_files, opened
 from yanmo.corpus.samples import PREFIX, find_sample
+from yanmo.corpus.units import joined
 from yanmo.errors import UserError
 from yanmo.recipe import Source
 
@@ -280,12 +281,12 @@ def _read_parquet(file: File, stream: BinaryIO) -> Iterator[Piece]:
                     f"{file.name}: no column {file.source.text!r}; its columns: {', '.join(names)}; set `text` on the source"
                 )
             kind = table.schema_arrow.field(file.source.text).type
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if not re.fullmatch("(large_)?(string|binary)(_view)?", str(kind)):
+            words = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            inner = kind.value_type if words or pa.types.is_dictionary(kind) else kind
+            if not re.fullmatch("(large_)?(string|binary)(_view)?", str(inner)):
                 raise UserError(
-                    f"{file.name}: column {file.source.text!r} is of type {kind}, and text is string or binary; "
-                    "set `text` on the source to the column that has it"
+                    f"{file.name}: column {file.source.text!r} is of type {kind}, and text is string or binary, or a list of "
+                    "them; set `text` on the source to the column that has it"
                 )
             yield from _group(_values(table, file.source.text), Piece(file.name, "texts"))
         except pa.ArrowException as error:
@@ -293,14 +294,17 @@ def _read_parquet(file: File, stream: BinaryIO) -> Iterator[Piece]:
 
 
 def _values(table: Any, column: str) -> Iterator[tuple[int, str]]:
-    """(row, text), null as an empty text. A few rows at a time: each may be a book."""
+    """(row, text), null as an empty text, words joined. A few rows at a time: each may be a book."""
     import pyarrow as pa
 
     row = 0
     for batch in table.iter_batches(batch_size=32, columns=[column]):
-        for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+        cells = batch.column(0)
+        words = pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)
+        for value in cells.cast(pa.list_(pa.large_binary()) if words else pa.large_binary()).to_pylist():
             row += 1
-            yield row, (value or b"").decode("utf-8", "surrogateescape")
+            parts = [(part or b"").decode("utf-8", "surrogateescape") for part in (value or () if words else (value,))]
+            yield row, joined(parts) if words else parts[0]
 
 
 def _tell(raw: BinaryIO) -> int:
@@ -389,6 +393,8 @@ def _parse_jsonl(piece: Piece) -> Iterator[tuple[int, str | Unreadable]]:
         text = record.get(piece.key) if isinstance(record, dict) else None
         if not piece.key:
             text = "\n".join(_strings(record))
+        if isinstance(text, list) and all(isinstance(word, str) for word in text):
+            text = joined(text)
         yield line, text if isinstance(text, str) else _no_text(line, record, piece.key, data)
 
 
@@ -397,7 +403,7 @@ def _no_text(line: int, record: Any, key: str, data: bytes) -> Unreadable:
     if not isinstance(record, dict):
         return Unreadable(line, f"a JSON {type(record).__name__} and not an object; write one object a line", shown)
     if key in record:
-        return Unreadable(line, f"{key!r} is a {type(record[key]).__name__} and not a string", shown)
+        return Unreadable(line, f"{key!r} is a {type(record[key]).__name__} and no string, nor a list of strings", shown)
     keys = ", ".join(list(record)[:20]) or "none"
     return Unreadable(line, f"no key {key!r}; its keys: {keys}; set `text` on the source", shown)
 

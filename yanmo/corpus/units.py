@@ -60,6 +60,14 @@ def codes_of(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+def joined(words: Sequence[str]) -> str:
+    """Words with blanks between them; without where most are of a script without spaces, or single characters."""
+    together = "".join(words)
+    if 2 * len(together) <= 3 * len(words):
+        return together
+    return together if 2 * int((classes()[codes_of(together)] <= SPACELESS).sum()) > len(words) else " ".join(words)
+
+
 _ODD = np.random.default_rng(1998).integers(0, 2**63, 64, np.uint64) * np.uint64(2) + np.uint64(1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

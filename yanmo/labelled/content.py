@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
+from yanmo.corpus.units import joined
 from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
-from yanmo.labelled.spans import joined
 from yanmo.labelled.tags import entities
 
 E = TypeVar("E")

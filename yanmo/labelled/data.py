@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from yanmo.corpus.opening import find_files
 from yanmo.corpus.samples import PREFIX
 from yanmo.errors import UserError
 from yanmo.labelled.examples import Example
 from yanmo.labelled.fields import BadExample
 from yanmo.labelled.lint import lint
-from yanmo.labelled.reading import PARTS, form_of, read_examples, split
+from yanmo.labelled.reading import PARTS, draw, form_of, read_examples, split
 from yanmo.recipe import Source
 
 Say = Callable[[str], None]
@@ -68,8 +66,7 @@ def _read(section: Any, say: Say) -> Data:
     if not section.valid:
         train, valid = split(train, section.validation, seed=0)
     if section.limit is not None and section.limit < len(train):
-        chosen = np.random.default_rng(0).permutation(len(train))[: section.limit]
-        train = [train[number] for number in sorted(chosen.tolist())]
+        train = draw(train, section.limit)
     for what, examples in (("learn from", train), ("choose by", valid)):
         if not examples:
             raise UserError(

@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+import numpy as np
+
 from yanmo.corpus.opening import File, find_files
 from yanmo.corpus.samples import PREFIX
 from yanmo.errors import UserError
-from yanmo.labelled.content import group_of
+from yanmo.labelled.content import group_of, labels_of
 from yanmo.labelled.examples import Example
 from yanmo.labelled.fields import NAMES, BadExample, Names, Record, kind_of, names_of, short
 from yanmo.labelled.parsing import Wanted, examples_of
@@ -114,6 +116,17 @@ def split(examples: Sequence[E], share: float, seed: int = 0) -> tuple[list[E], 
     chosen = set(order[: min(len(order) - 1, max(1, round(share * len(order))))])
     kept = [example for example, group in zip(examples, groups, strict=True) if group not in chosen]
     return kept, [example for example, group in zip(examples, groups, strict=True) if group in chosen]
+
+
+def draw(examples: Sequence[E], number: int, seed: int = 0) -> list[E]:
+    """So many examples at random, in their order. Every label is among them while there is room: one example of each is drawn
+    first."""
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    first: dict[str, int] = {}
+    for place in order:
+        for label in labels_of(examples[place]):
+            first.setdefault(label, place)
+    return [examples[place] for place in sorted(list(dict.fromkeys([*first.values(), *order]))[:number])]
 
 
 def _files(source: str) -> list[File]:

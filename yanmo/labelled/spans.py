@@ -30,10 +30,3 @@ def _tokens() -> re.Pattern[str]:
     marks = (chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
     inside = "".join(mark for mark in marks if not _alone().match(mark))  # vowel signs and accents are no letters to \\w
     return re.compile(f"[{_RANGES}]|(?:[^\\W_{_RANGES}][{inside}\u200c\u200d]*)+|\\S")
-
-
-def joined(tokens: tuple[str, ...]) -> str:
-    """Words with blanks between them; without where most are of a script without spaces, or single characters."""
-    together = "".join(tokens)
-    single = 2 * len(together) <= 3 * len(tokens)
-    return together if single or 2 * len(_alone().findall(together)) > len(tokens) else " ".join(tokens)

@@ -120,7 +120,7 @@ class TaskSection(Section):
     fields: dict[str, str] = Field(default_factory=dict)
     """What fields are called in the files, where they have other names: {text: review, label: stars}."""
     limit: int | None = Field(default=None, ge=1)
-    """Examples to learn from at most, drawn at random."""
+    """Examples to learn from at most, drawn at random; of every label at least one, while there is room."""
     on_error: Literal["raise", "skip"] = "raise"
     """Examples that cannot be read (an empty field, half a record): stop at the first, or leave them out and say how many."""
     lint: bool = True

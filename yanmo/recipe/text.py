@@ -22,7 +22,7 @@ class Source(Section):
     format: Format | None = None
     """How to read it; by default from the file name's ending (.jsonl, .csv.gz, .md ...)."""
     text: str = "text"
-    """The JSON key or the column that holds the text (jsonl, csv, tsv, parquet)."""
+    """The JSON key or the column that holds the text (jsonl, csv, tsv, parquet); a list of words or characters is joined."""
     document: Literal["blank-line", "line", "file"] = "blank-line"
     """What separates documents in a txt file: a blank line, every line, or nothing (the file is one document)."""
     encoding: str | None = None
