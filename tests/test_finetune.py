@@ -12,6 +12,8 @@ import yaml
 
 import yanmo
 from yanmo.errors import Interrupted, UserError
+from yanmo.finetune import Trial, rate_of, start
+from yanmo.labelled.data import read_data
 from yanmo.recipe import parse_task
 from yanmo.tasks.judged import MOST
 from yanmo.trials import Trials, carry_out
@@ -58,6 +60,19 @@ def test_every_method_is_measured_and_moves_what_it_says(trials):
     assert all(set(one["test"]) >= {"accuracy", "macro_f1", "calibration_error"} for one in found.values())
     table = (trials[0].folder / "results.md").read_text(encoding="utf-8")
     assert all(f"| {method} |" in table for method in found)
+
+
+def test_beside_a_network_a_label_of_a_whole_text_is_learned_slower_than_tags(finished, reviews):
+    base = finished[0] / "pretrain" / "model"
+    rates = {}
+    for kind in ("classification", "labelling"):
+        for method in ("adapter", "lora", "full"):
+            section = section_of(reviews, kind)
+            task = start(Trial(section, base, method, 0), read_data(section).train)
+            rates[kind, method] = rate_of(task, method)
+    assert rates["classification", "full"] == rates["labelling", "full"]
+    assert rates["classification", "adapter"] < rates["labelling", "adapter"]
+    assert rates["classification", "lora"] < rates["labelling", "lora"]
 
 
 def test_what_came_out_wrong_is_kept(trials, reviews):

@@ -148,6 +148,7 @@ def test_few_examples_are_passed_over_more_often(examples: int, epochs: float) -
     training = parse_task({"kind": "classification", "train": "x.jsonl"}).training
     rows = examples // 4                                   # four examples in a row, eight rows in a step
     assert training.resolved(8, 128, 1e-3, rows).epochs == epochs
+    assert training.resolved(8, 128, 1e-3, rows, "lora").epochs == min(20, max(3, 32_000 / examples))  # a thousand steps
     assert (training.resolved(8, 128, 1e-3, rows).beta2, Training().beta2) == (0.999, 0.95)
     named = training.model_copy(update={"steps": 7})
     assert (named.resolved(8, 128, 1e-3, rows).epochs, named.resolved(8, 128, 1e-3, rows).steps) == (None, 7)

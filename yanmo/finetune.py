@@ -43,9 +43,12 @@ BASE = ("*.safetensors", "config.json", "tokenizer*.json")
 """The files of a pretrained folder that a trial depends on."""
 RATES = {"full": 1e-3, "scratch": 1e-3, "frozen": 1e-2, "adapter": 5e-3, "lora": 2e-3}
 """Peaks of the learning rate at width 256, by method; they fall with the root of the width, as in pretraining."""
-ADAPTER_WIDTH, LORA_RANK = 128, 32
-"""By default; an adapter has half the network's width at most. Networks that have read for minutes change more in a task than
-those that have read for weeks: an eighth of the width, or rank 8, stays points behind learning all."""
+OF_TEXTS = {"adapter": 2e-3, "lora": 5e-4}
+"""The same for tasks that say one thing of a whole text: a step of thirty texts has thirty labels and not thousands, and what is
+learned beside the network is lost again at the rates above."""
+ADAPTER_WIDTH, LORA_RANK = 256, 128
+"""By default; an adapter has the network's width at most, a rank half of it. Networks that have read for minutes change more in a
+task than those that have read for weeks: an eighth of the width, or rank 8, stays points behind learning all."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def finetune(
         say(sentence)
     section = trial.section
     rows = section.training.rows or max(1, round(section.training.batch * order.rows_per_epoch / order.pieces))
-    rate = RATES[trial.method] * (256 / task.network.config.width) ** 0.5
-    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch)
+    rate = rate_of(task, trial.method)
+    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch, section.adaptation.method)
     if training.validate_every is None:
         training = training.model_copy(update={"validate_every": validates_every(training, order, held_out)})
     trainer = Trainer(
@@ -132,6 +135,12 @@ def start(trial: Trial, examples: Sequence[Example]) -> Task:
     return task.to(choose_device())
 
 
+def rate_of(task: Task, method: recipe.Method) -> float:
+    """The peak of the learning rate where the recipe names none."""
+    rates = RATES | OF_TEXTS if task.of_texts else RATES
+    return rates[method] * (256 / task.network.config.width) ** 0.5
+
+
 def task_on(network: Network, tokens: Tokens, section: Any, examples: Sequence[Example]) -> Task:
     """A task with a new head on a network that has all its parts yet. Raises UserError where they do not fit together."""
     made = TASKS[section.kind]
@@ -165,10 +174,9 @@ def _adapt(network: Network, method: recipe.Method, adaptation: recipe.Adaptatio
     if method == "frozen":
         freeze(network, adaptation.top or None)
     elif method == "adapter":
-        width = adaptation.width or max(1, min(ADAPTER_WIDTH, network.config.width // 2))
-        add_bottlenecks(network, adaptation.place or "houlsby", width)
+        add_bottlenecks(network, adaptation.place or "parallel", adaptation.width or min(ADAPTER_WIDTH, network.config.width))
     elif method == "lora":
-        rank, variant = adaptation.rank or LORA_RANK, adaptation.variant
+        rank, variant = adaptation.rank or max(1, min(LORA_RANK, network.config.width // 2)), adaptation.variant
         settings = {"rs": variant == "rslora", "dora": variant == "dora", "dropout": adaptation.dropout or 0.0}
         add_lora(network, Lora(rank, adaptation.alpha or 2 * rank, **settings))
 

@@ -173,7 +173,7 @@ def _with(section: Any, settings: Mapping[str, float], share: float, examples: i
     if "batch" in values:
         values["batch"] = int(values["batch"])
     budget = next((name for name in recipe.BUDGETS if getattr(training, name) is not None), "epochs")
-    usual = usual_epochs(examples / (values.get("batch") or training.batch))
+    usual = usual_epochs(examples / (values.get("batch") or training.batch), section.adaptation.method)
     whole = values.get(budget) or getattr(training, budget) or usual
     values[budget] = whole * share if budget in ("epochs", "minutes") else max(1, round(whole * share))
     return section.model_copy(update={"training": training.model_copy(update=values)})

@@ -15,15 +15,15 @@ ADAPTED = [family for family in ALL if family != "lstm"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer"])
+@pytest.mark.parametrize("kind", ["parallel", "houlsby", "pfeiffer"])
 @pytest.mark.parametrize("family", ADAPTED)
 @torch.no_grad()
 def test_added_learned_and_removed(family, kind, dtype):
     network = tiny(family).to(dtype)
     names, before = set(dict(network.named_parameters())), run(network)
     touched = add_bottlenecks(network, kind, 8)
-    each = {"houlsby": 3 if family in ("t5", "bart") else 2, "pfeiffer": 1}[kind]
-    halves = [2, 3] if (family in ("t5", "bart") and kind == "houlsby") else [each] * len(blocks_of(network))
+    each = 1 if kind == "pfeiffer" else 3 if family in ("t5", "bart") else 2
+    halves = [2, 3] if each == 3 else [each] * len(blocks_of(network))
     assert len(touched.names) == (sum(halves) * 2 if len(halves) == 2 and halves[0] != halves[1] else sum(halves))
     assert touched.learned == sum(parameter.numel() for parameter in bottlenecks_of(network).values())
     network.to(dtype)
@@ -36,11 +36,13 @@ def test_added_learned_and_removed(family, kind, dtype):
     assert torch.equal(run(network), before)
 
 
+@pytest.mark.parametrize("kind", ["houlsby", "parallel"])
 @torch.no_grad()
-def test_they_stand_before_the_sums():
-    """A post-norm block by its definition: norm(x + A(attention(x))), then norm(y + B(feedforward(y)))."""
+def test_they_stand_before_the_sums(kind):
+    """A post-norm block by its definition: norm(x + a + A(a)) of a = attention(x), and feed-forward in the same way; beside the
+    bricks norm(x + a + A(x))."""
     network = tiny("bert", layers=1)
-    add_bottlenecks(network, "houlsby", 8)
+    add_bottlenecks(network, kind, 8)
     for parameter in bottlenecks_of(network).values():
         parameter.normal_(0, 0.3)
     plain, block = copy.deepcopy(network), network.blocks[0]
@@ -50,12 +52,13 @@ def test_they_stand_before_the_sums():
     remove_bottlenecks(plain)
     bare, first, second = plain.blocks[0], block.attention.adapter, block.feedforward.adapter
 
-    def through(adapter, x):
+    def changed(adapter, read, brick):
+        x = read if kind == "parallel" else brick
         inner = torch.nn.functional.gelu(x @ adapter.down.weight.T + adapter.down.bias)
-        return x + inner @ adapter.up.weight.T + adapter.up.bias
+        return brick + inner @ adapter.up.weight.T + adapter.up.bias
 
-    y = bare.attention_norm(seen["x"] + through(first, bare.attention(seen["x"], seen["view"], None)))
-    torch.testing.assert_close(bare.feedforward_norm(y + through(second, bare.feedforward(y))), made)
+    y = bare.attention_norm(seen["x"] + changed(first, seen["x"], bare.attention(seen["x"], seen["view"], None)))
+    torch.testing.assert_close(bare.feedforward_norm(y + changed(second, y, bare.feedforward(y))), made)
 
 
 def test_only_adapters_learn_and_all_of_them_do():

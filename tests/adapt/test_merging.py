@@ -112,7 +112,7 @@ def test_what_cannot_be_merged_is_refused(tmp_path, base):
         merge_adapter(tmp_path / "adapter", tmp_path / "merged")
 
 
-@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer"])
+@pytest.mark.parametrize("kind", ["parallel", "houlsby", "pfeiffer"])
 def test_a_bottleneck_adapter_is_saved_with_its_head(tmp_path, base, kind):
     network = networks.load(base).eval().keep_for("sequence")
     head = build_head(network, "sequence", 2).eval()

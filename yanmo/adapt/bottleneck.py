@@ -1,8 +1,9 @@
 """Bottleneck adapters: small networks between the bricks of a network that stays as it is.
 
 Houlsby et al. 2019, arXiv:1902.00751, section 2: after every attention and every feed-forward brick, before the sum with what
-went into it. Pfeiffer et al. 2020, arXiv:2005.00247: after the feed-forward brick only; here before the sum as well. The norms of
-the network stay as they are; Houlsby et al. let them learn.
+went into it. Pfeiffer et al. 2020, arXiv:2005.00247: after the feed-forward brick only; here before the sum as well. He et al.
+2022, arXiv:2110.04366, section 4: beside the bricks, here beside all of them; such an adapter reads what a brick reads, and so
+still sees what the brick has thrown away. The norms of the network stay as they are; Houlsby et al. let them learn.
 Letters: R rows, T tokens of a row, D width, B width of the bottleneck.
 """
 
@@ -20,29 +21,34 @@ from yanmo.layers import ACTIVATIONS, Linear
 from yanmo.models.network import Network
 from yanmo.optim import blocks_of
 
-Kind = Literal["houlsby", "pfeiffer"]
-BRICKS: dict[Kind, tuple[str, ...]] = {"houlsby": ("attention", "cross", "feedforward"), "pfeiffer": ("feedforward",)}
-"""What each kind puts adapters behind, as blocks call it."""
+Kind = Literal["parallel", "houlsby", "pfeiffer"]
+ALL = ("attention", "cross", "feedforward")
+BRICKS: dict[Kind, tuple[str, ...]] = {"parallel": ALL, "houlsby": ALL, "pfeiffer": ("feedforward",)}
+"""What each kind gives an adapter to, as blocks call it."""
 PART = "adapter"
-"""What an adapter is called in the brick that it stands behind."""
+"""What an adapter is called in its brick."""
 
 
 class Bottleneck(nn.Module):
-    """x + up(gelu(down(x))). It starts as the identity, to the bit: `up` begins at zero."""
+    """up(gelu(down(x))), which is added to what a brick makes. It begins with nothing, to the bit: `up` is zero.
 
-    def __init__(self, width: int, inner: int):
+    beside: x is what the brick reads, and otherwise what it makes.
+    """
+
+    def __init__(self, width: int, inner: int, beside: bool):
         super().__init__()
+        self.beside = beside
         self.down, self.up = Linear(width, inner), Linear(inner, width)
         self.activation = ACTIVATIONS["gelu"]
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x_RTD: Tensor) -> Tensor:  # (R, T, D)
-        return x_RTD + self.up(self.activation(self.down(x_RTD)))
+        return self.up(self.activation(self.down(x_RTD)))
 
 
-def add_bottlenecks(network: Network, kind: Kind = "pfeiffer", width: int = 64) -> Touched:
-    """Put a new adapter behind bricks of every block, drawn from torch's random state, and freeze all else; returns what they are
+def add_bottlenecks(network: Network, kind: Kind = "parallel", width: int = 64) -> Touched:
+    """Give a new adapter to bricks of every block, drawn from torch's random state, and freeze all else; returns what they are
     called. Raises UserError where nothing is found to adapt, where adapters are already there, and for a width below 1."""
     if width < 1:
         raise UserError(f"an adapter of width {width}: give a whole number of at least 1, by default 64")
@@ -53,13 +59,13 @@ def add_bottlenecks(network: Network, kind: Kind = "pfeiffer", width: int = 64) 
     names, learned = [], 0
     network.requires_grad_(False)
     for name, brick in _bricks(network, BRICKS[kind]):
-        adapter = Bottleneck(network.config.width, width).to(network.device)
+        adapter = Bottleneck(network.config.width, width, beside=kind == "parallel").to(network.device)
         brick.add_module(PART, adapter)
-        brick.register_forward_hook(_through_adapter)
+        brick.register_forward_hook(_with_adapter)
         names.append(f"{name}.{PART}")
         learned += sum(parameter.numel() for parameter in adapter.parameters())
     if not names:
-        raise UserError(f"adapters stand behind attention and feed-forward bricks; a {network.config.family} has none of them")
+        raise UserError(f"adapters belong to attention and feed-forward bricks; a {network.config.family} has none of them")
     return Touched(tuple(names), learned)
 
 
@@ -73,7 +79,7 @@ def remove_bottlenecks(network: Network) -> Touched:
         learned += sum(parameter.numel() for parameter in getattr(brick, PART).parameters())
         delattr(brick, PART)
         for number, hook in list(brick._forward_hooks.items()):
-            if hook is _through_adapter:
+            if hook is _with_adapter:
                 del brick._forward_hooks[number]
     return Touched(tuple(f"{name}.{PART}" for name, _ in found), learned)
 
@@ -88,8 +94,9 @@ def kind_of(network: Network) -> tuple[Kind, int]:
     """The kind and the width of a network's adapters, all of which are alike."""
     found = list(_adapted(network))
     assert found, "asked of a network with adapters"
-    kind: Kind = "houlsby" if any(name.endswith(".attention") for name, _ in found) else "pfeiffer"
-    return kind, getattr(found[0][1], PART).down.out_features
+    adapter: Bottleneck = getattr(found[0][1], PART)
+    in_attention = any(name.endswith(".attention") for name, _ in found)
+    return "parallel" if adapter.beside else "houlsby" if in_attention else "pfeiffer", adapter.down.out_features
 
 
 @torch.no_grad()
@@ -115,8 +122,9 @@ def _bricks(network: Network, which: tuple[str, ...]) -> Iterator[tuple[str, nn.
 
 
 def _adapted(network: Network) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, brick) for name, brick in _bricks(network, BRICKS["houlsby"]) if hasattr(brick, PART))
+    return ((name, brick) for name, brick in _bricks(network, ALL) if hasattr(brick, PART))
 
 
-def _through_adapter(brick: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor:
-    return getattr(brick, PART)(made)
+def _with_adapter(brick: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor:
+    adapter: Bottleneck = getattr(brick, PART)
+    return made + adapter(given[0] if adapter.beside else made)

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from yanmo import models
-from yanmo.adapt.bottleneck import BRICKS, add_bottlenecks, bottlenecks_of, kind_of, set_bottlenecks
+from yanmo.adapt.bottleneck import BRICKS, Kind, add_bottlenecks, bottlenecks_of, kind_of, set_bottlenecks
 from yanmo.adapt.lora import Lora, add_lora, lora_layers, lora_weights, places_named, places_of, set_lora, short_names
 from yanmo.adapt.rows import LearnedHead, grown, ids_of, learn_rows, rows_of, set_rows, sizes_of, tables_of
 from yanmo.errors import UserError
@@ -52,10 +52,10 @@ DELTA = ".token_adapter.trainable_tokens_delta"
 class Adapter:
     """What lies in a folder.
 
-    kind: lora, houlsby or pfeiffer. base: the folder of its base; base_hash: what that had when the adapter was learned, None
-    where nobody has written it down. head_kind, outputs: of the head, None and 0 without one; head: its weights by the names of
-    transformers. about: what was given to `save_adapter`. ids: tokens whose rows were learned; rows: by the table, which has our
-    name in a bottleneck adapter and transformers' in LoRA.
+    kind: lora, or that of bottleneck adapters. base: the folder of its base; base_hash: what that had when the adapter was
+    learned, None where nobody has written it down. head_kind, outputs: of the head, None and 0 without one; head: its weights by
+    the names of transformers. about: what was given to `save_adapter`. ids: tokens whose rows were learned; rows: by the table,
+    which has our name in a bottleneck adapter and transformers' in LoRA.
     """
 
     kind: str
@@ -225,7 +225,7 @@ def load_adapter(
         if not network.kept_for:
             network.keep_for(head.kind)
     if adapter.lora is None:
-        add_bottlenecks(network, "houlsby" if adapter.kind == "houlsby" else "pfeiffer", adapter.width)
+        add_bottlenecks(network, cast(Kind, adapter.kind), adapter.width)
         set_bottlenecks(network, adapter.weights, str(folder))
     else:
         weights = _renamed_back(network, adapter)

@@ -12,14 +12,18 @@ from yanmo.recipe.text import Tokenizer
 from yanmo.recipe.training import BUDGETS, Training
 
 Method = Literal["full", "frozen", "adapter", "lora", "scratch"]
-EPOCHS, MOST_EPOCHS, FEW_STEPS = 3.0, 20.0, 500
+EPOCHS, MOST_EPOCHS = 3.0, 20.0
 """Passes over the examples when the recipe names no budget, more where these would be few steps: on small data most of what is
 called unstable was not trained to its end (Mosbach et al. 2021, arXiv:2006.04884, sections 5 and 6, who take 20)."""
+FEW_STEPS, FEW_STEPS_BESIDE = 500, 1000
+"""The second for what is learned beside a network that stays as it is: it comes less far in a step, and Houlsby et al. 2019 and
+Hu et al. 2021 give it several times the passes too."""
 
 
-def usual_epochs(steps: float) -> float:
+def usual_epochs(steps: float, method: Method = "full") -> float:
     """Passes over the examples when the recipe names no budget. steps: of one pass."""
-    return min(MOST_EPOCHS, max(EPOCHS, FEW_STEPS / steps))
+    few = FEW_STEPS_BESIDE if method in ("adapter", "lora") else FEW_STEPS
+    return min(MOST_EPOCHS, max(EPOCHS, few / steps))
 
 
 class TaskTraining(Training):
@@ -45,12 +49,12 @@ class TaskTraining(Training):
     keep: int = Field(default=1, ge=1)
     """Latest checkpoints kept, besides the best."""
 
-    def resolved(self, rows: int, length: int, rate: float, rows_per_epoch: int) -> Training:
+    def resolved(self, rows: int, length: int, rate: float, rows_per_epoch: int, method: Method = "full") -> Training:
         """The trainer's own settings, with what the recipe leaves open."""
         given: dict[str, Any] = self.model_dump(exclude={"batch"}) | {"rows": rows, "length": length}
         given["learning_rate"] = self.learning_rate or rate
         if all(given[budget] is None for budget in BUDGETS):
-            given["epochs"] = usual_epochs(rows_per_epoch / rows)
+            given["epochs"] = usual_epochs(rows_per_epoch / rows, method)
         return Training(**given)
 
 
@@ -58,19 +62,19 @@ class Adaptation(Section):
     """How a network is adapted: which of its numbers move, and which are added."""
 
     method: Literal["full", "frozen", "adapter", "lora"] = "full"
-    """full: all of them. frozen: a new head, and the `top` blocks. adapter: bottlenecks between the bricks. lora: a product of
-    two thin matrices beside every matrix of the blocks."""
+    """full: all of them. frozen: a new head, and the `top` blocks. adapter: a bottleneck at every brick. lora: a product of two
+    thin matrices beside every matrix of the blocks."""
     top: int | None = Field(default=None, ge=0)
     """Blocks that move (frozen), from the top; by default none."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
     """Learning rates fall by this from block to block, from the top down (full); by default they do not."""
-    place: Literal["houlsby", "pfeiffer"] | None = None
-    """Adapters after attention and feed-forward (Houlsby et al. 2019), the default, or after feed-forward only (Pfeiffer et al.
-    2020)."""
+    place: Literal["parallel", "houlsby", "pfeiffer"] | None = None
+    """Adapters beside attention and feed-forward (He et al. 2022), the default, after both (Houlsby et al. 2019), or after
+    feed-forward only (Pfeiffer et al. 2020)."""
     width: int | None = Field(default=None, ge=1)
-    """Of an adapter inside, by default 128, or half of the network's where that is less."""
+    """Of an adapter inside, by default 256, or the network's where that is less."""
     rank: int | None = Field(default=None, ge=1)
-    """Of LoRA's matrices, by default 32."""
+    """Of LoRA's matrices, by default 128, or half of the network's width where that is less."""
     alpha: int | None = Field(default=None, ge=1)
     """LoRA's scale, over its rank; by default twice the rank."""
     variant: Literal["lora", "rslora", "dora"] | None = None

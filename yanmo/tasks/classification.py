@@ -74,6 +74,7 @@ class TextTask(Task):
     """What tasks have in common whose head says something of a whole text or pair."""
 
     head_kind = "sequence"
+    of_texts = True
 
     def encode(self, examples: Sequence[Classified]) -> list[Window]:
         windows: list[Window] = []

@@ -79,6 +79,7 @@ class RelationExtraction(Task):
     """One label of several by a softmax. none: the label of pairs that have no relation, or None where there is no such label."""
 
     kind = "relation"
+    of_texts = True
     metric = "micro_f1"
     takes = None
     wants = "text, head and tail"

@@ -86,6 +86,7 @@ class Retrieval(Task):
     than the network have a vector for each of their parts, of which the nearest counts."""
 
     kind = "retrieval"
+    of_texts = True
     metric = "mrr@10"
     takes = None
     wants = "query and positive; to find texts use `yanmo index` and `yanmo search`, for vectors `yanmo embed`"

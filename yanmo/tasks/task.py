@@ -53,6 +53,8 @@ class Task(Objective):
     """Whether `labels` are names that a person has given, where there are any."""
     exclusive: bool = False
     """Whether an example has exactly one of `labels`: then it can be counted what is taken for what."""
+    of_texts: ClassVar[bool] = False
+    """Whether an example says one thing of its whole text, and not something of every token."""
     by_eye: ClassVar[bool] = False
     """Predictions are texts that are neither right nor wrong: a person looks at any of them."""
     lower: ClassVar[tuple[str, ...]] = ()
