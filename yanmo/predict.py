@@ -16,6 +16,7 @@ from yanmo.labelled.lint import lint_files
 from yanmo.labelled.reading import form_of, read_examples, read_record
 from yanmo.models import Network
 from yanmo.parallel import choose_device
+from yanmo.recipe import article
 from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import TASK_FILE, load_task
 from yanmo.tokenizer import Tokens
@@ -57,7 +58,7 @@ class Model:
         section = self.task.section
         if isinstance(value, str):
             if self.task.takes is None:
-                raise UserError(f"{origin}: a {section.kind} model needs more than a text: {self.task.wants}")
+                raise UserError(f"{origin}: {article(section.kind)} model needs more than a text: {self.task.wants}")
             value = {section.fields.get(self.task.takes, self.task.takes): value}
         (example,) = read_record(value, origin, **form_of(section))
         return example
