@@ -108,7 +108,7 @@ def test_what_cannot_be_found_or_made(model: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     for text, message in (
         ('{"text": "a"}\n{"text": " "}\n', r"bad.jsonl:2: an empty text"),
-        ('{"text": "a"}\n{"text": 7}\n', r"bad.jsonl:2: 'text' is a int and not a string"),
+        ('{"text": "a"}\n{"text": 7}\n', r"bad.jsonl:2: 'text' is a int and no string, nor a list of strings"),
         ("\n", "there is no text in it"),
     ):
         bad.write_text(text)
