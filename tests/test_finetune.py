@@ -66,9 +66,10 @@ def test_beside_a_network_a_label_of_a_whole_text_is_learned_slower_than_tags(fi
     base = finished[0] / "pretrain" / "model"
     rates = {}
     for kind in ("classification", "labelling"):
+        section = section_of(reviews, kind)
+        examples = read_data(section).train
         for method in ("adapter", "lora", "full"):
-            section = section_of(reviews, kind)
-            task = start(Trial(section, base, method, 0), read_data(section).train)
+            task = start(Trial(section, base, method, 0), examples)
             rates[kind, method] = rate_of(task, method)
     assert rates["classification", "full"] == rates["labelling", "full"]
     assert rates["classification", "adapter"] < rates["labelling", "adapter"]

@@ -26,6 +26,7 @@ from yanmo.models.family import multiple
 from yanmo.models.heads import build_head
 from yanmo.models.network import Network
 from yanmo.objectives import Objective
+from yanmo.optim import at_width
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
 from yanmo.tasks import TASKS, Task
@@ -83,7 +84,7 @@ def finetune(
     section = trial.section
     rows = section.training.rows or max(1, round(section.training.batch * order.rows_per_epoch / order.pieces))
     rate = rate_of(task, trial.method)
-    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch, section.adaptation.method)
+    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch, trial.method)
     if training.validate_every is None:
         training = training.model_copy(update={"validate_every": validates_every(training, order, held_out)})
     trainer = Trainer(
@@ -138,7 +139,7 @@ def start(trial: Trial, examples: Sequence[Example]) -> Task:
 def rate_of(task: Task, method: recipe.Method) -> float:
     """The peak of the learning rate where the recipe names none."""
     rates = RATES | OF_TEXTS if task.of_texts else RATES
-    return rates[method] * (256 / task.network.config.width) ** 0.5
+    return at_width(rates[method], task.network.config.width)
 
 
 def task_on(network: Network, tokens: Tokens, section: Any, examples: Sequence[Example]) -> Task:

@@ -55,7 +55,12 @@ RATES = {"adamw": 1e-3, "muon": 3e-3}
 
 def default_learning_rate(optimizer: str, width: int) -> float:
     """RATES, falling with the root of the width: AdamW's is 5.8e-4 at 768, as Brown et al. 2020 (table 2.1) use there."""
-    return RATES[optimizer] * math.sqrt(256 / width)
+    return at_width(RATES[optimizer], width)
+
+
+def at_width(rate: float, width: int) -> float:
+    """What a learning rate that is right at width 256 is at another."""
+    return rate * math.sqrt(256 / width)
 
 
 def schedule(kind: str, step: int, steps: int, warmup: float, decay: float) -> float:

@@ -32,12 +32,12 @@ PART = "adapter"
 class Bottleneck(nn.Module):
     """up(gelu(down(x))), which is added to what a brick makes. It begins with nothing, to the bit: `up` is zero.
 
-    beside: x is what the brick reads, and otherwise what it makes.
+    x is what the brick reads where kind is parallel, and otherwise what it makes.
     """
 
-    def __init__(self, width: int, inner: int, beside: bool):
+    def __init__(self, width: int, inner: int, kind: Kind):
         super().__init__()
-        self.beside = beside
+        self.kind: Kind = kind
         self.down, self.up = Linear(width, inner), Linear(inner, width)
         self.activation = ACTIVATIONS["gelu"]
         nn.init.zeros_(self.up.weight)
@@ -59,7 +59,7 @@ def add_bottlenecks(network: Network, kind: Kind = "parallel", width: int = 64) 
     names, learned = [], 0
     network.requires_grad_(False)
     for name, brick in _bricks(network, BRICKS[kind]):
-        adapter = Bottleneck(network.config.width, width, beside=kind == "parallel").to(network.device)
+        adapter = Bottleneck(network.config.width, width, kind).to(network.device)
         brick.add_module(PART, adapter)
         brick.register_forward_hook(_with_adapter)
         names.append(f"{name}.{PART}")
@@ -95,8 +95,7 @@ def kind_of(network: Network) -> tuple[Kind, int]:
     found = list(_adapted(network))
     assert found, "asked of a network with adapters"
     adapter: Bottleneck = getattr(found[0][1], PART)
-    in_attention = any(name.endswith(".attention") for name, _ in found)
-    return "parallel" if adapter.beside else "houlsby" if in_attention else "pfeiffer", adapter.down.out_features
+    return adapter.kind, adapter.down.out_features
 
 
 @torch.no_grad()
@@ -127,4 +126,4 @@ def _adapted(network: Network) -> Iterator[tuple[str, nn.Module]]:
 
 def _with_adapter(brick: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor:
     adapter: Bottleneck = getattr(brick, PART)
-    return made + adapter(given[0] if adapter.beside else made)
+    return made + adapter(given[0] if adapter.kind == "parallel" else made)

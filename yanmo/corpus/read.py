@@ -288,23 +288,25 @@ def _read_parquet(file: File, stream: BinaryIO) -> Iterator[Piece]:
                     f"{file.name}: column {file.source.text!r} is of type {kind}, and text is string or binary, or a list of "
                     "them; set `text` on the source to the column that has it"
                 )
-            yield from _group(_values(table, file.source.text), Piece(file.name, "texts"))
+            yield from _group(_values(table, file.source.text, words), Piece(file.name, "texts"))
         except pa.ArrowException as error:
             raise UserError(f"{file.name}: damaged or not parquet: {error}") from None
 
 
-def _values(table: Any, column: str) -> Iterator[tuple[int, str]]:
-    """(row, text), null as an empty text, words joined. A few rows at a time: each may be a book."""
+def _values(table: Any, column: str, words: bool) -> Iterator[tuple[int, str]]:
+    """(row, text), null as an empty text. words: a row has a list of them, to be joined. A few rows at a time: each may be a
+    book."""
     import pyarrow as pa
 
+    def text_of(value: bytes | None) -> str:
+        return (value or b"").decode("utf-8", "surrogateescape")
+
+    kind = pa.list_(pa.large_binary()) if words else pa.large_binary()
     row = 0
     for batch in table.iter_batches(batch_size=32, columns=[column]):
-        cells = batch.column(0)
-        words = pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)
-        for value in cells.cast(pa.list_(pa.large_binary()) if words else pa.large_binary()).to_pylist():
+        for value in batch.column(0).cast(kind).to_pylist():
             row += 1
-            parts = [(part or b"").decode("utf-8", "surrogateescape") for part in (value or () if words else (value,))]
-            yield row, joined(parts) if words else parts[0]
+            yield row, joined([text_of(word) for word in value or ()]) if words else text_of(value)
 
 
 def _tell(raw: BinaryIO) -> int:

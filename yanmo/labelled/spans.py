@@ -21,12 +21,8 @@ _RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED)
 
 
 @cache
-def _alone() -> re.Pattern[str]:
-    return re.compile(f"[{_RANGES}]")
-
-
-@cache
 def _tokens() -> re.Pattern[str]:
+    alone = re.compile(f"[{_RANGES}]")
     marks = (chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
-    inside = "".join(mark for mark in marks if not _alone().match(mark))  # vowel signs and accents are no letters to \\w
+    inside = "".join(mark for mark in marks if not alone.match(mark))  # vowel signs and accents are no letters to \\w
     return re.compile(f"[{_RANGES}]|(?:[^\\W_{_RANGES}][{inside}\u200c\u200d]*)+|\\S")

@@ -25,6 +25,7 @@ from yanmo.multitask.objective import MultiTask
 from yanmo.multitask.order import MixedOrder, shares_of
 from yanmo.multitask.weighting import build_weighting
 from yanmo.objectives import Objective, objective_on
+from yanmo.optim import at_width
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
 from yanmo.shards import Shards
@@ -197,7 +198,7 @@ def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: Mixe
     each = [one.pieces / one.rows_per_epoch for one in order.orders if isinstance(one, Order)]
     pieces = sum(count * many for count, many in zip(order.counts.tolist(), each, strict=True)) / order.block
     rows = given.rows or max(len(parts.objectives), round(given.batch / pieces))
-    rate = RATES["scratch" if trial.is_new else "full"] * (256 / objective.network.config.width) ** 0.5
+    rate = at_width(RATES["scratch" if trial.is_new else "full"], objective.network.config.width)
     training = given.resolved(rows, parts.length, rate, order.rows_per_epoch)
     every = training.validate_every or validates_every(training, order, held_out)
     return training.model_copy(update={"validate_every": every})
