@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ import torch
 import yaml
 
 import yanmo
+from yanmo import cli, models
+from yanmo.blank import make_blank
 from yanmo.errors import Interrupted, UserError
-from yanmo.finetune import Trial, rate_of, start
+from yanmo.finetune import RATES, Trial, identity, rate_of
 from yanmo.labelled.data import read_data
-from yanmo.recipe import parse_task
+from yanmo.labelled.examples import Tagged
+from yanmo.recipe import Model, parse_task
+from yanmo.tasks import TASKS
 from yanmo.tasks.judged import MOST
+from yanmo.tokenizer import load_tokenizer, save_tokenizer
 from yanmo.trials import Trials, carry_out
 
 GOOD, BAD = ["很好，下次还会来", "房间干净，服务好", "好书，推荐"], ["太差了，退货", "房间很脏，服务差", "不好看，浪费钱"]
@@ -62,18 +68,24 @@ def test_every_method_is_measured_and_moves_what_it_says(trials):
     assert all(f"| {method} |" in table for method in found)
 
 
-def test_beside_a_network_a_label_of_a_whole_text_is_learned_slower_than_tags(finished, reviews):
-    base = finished[0] / "pretrain" / "model"
-    rates = {}
-    for kind in ("classification", "labelling"):
-        section = section_of(reviews, kind)
-        examples = read_data(section).train
-        for method in ("adapter", "lora", "full"):
-            task = start(Trial(section, base, method, 0), examples)
-            rates[kind, method] = rate_of(task, method)
-    assert rates["classification", "full"] == rates["labelling", "full"]
-    assert rates["classification", "adapter"] < rates["labelling", "adapter"]
-    assert rates["classification", "lora"] < rates["labelling", "lora"]
+def test_beside_a_network_a_label_of_a_whole_text_is_learned_slower_than_tags():
+    assert rate_of(TASKS["classification"], "full") == rate_of(TASKS["labelling"], "full")
+    for method in ("adapter", "lora"):
+        assert rate_of(TASKS["classification"], method) < rate_of(TASKS["labelling"], method)
+
+
+def test_a_trial_is_another_one_where_a_default_is_another(finished, reviews, monkeypatch):
+    base, section = finished[0] / "pretrain" / "model", section_of(reviews, "labelling")
+    ways = ("full", "adapter", "lora")
+
+    def known() -> list[str]:
+        return [identity(Trial(section, base, method, 0), {}) for method in ways]
+
+    before = known()
+    monkeypatch.setattr("yanmo.finetune.WIDTH", 64)
+    assert [one == other for one, other in zip(before, known(), strict=True)] == [True, False, True]
+    monkeypatch.setitem(RATES, "full", 1e-4)
+    assert [one == other for one, other in zip(before, known(), strict=True)] == [False, False, True]
 
 
 def test_what_came_out_wrong_is_kept(trials, reviews):
@@ -175,7 +187,7 @@ def test_names_are_learned_with_the_transitions_between_tags(finished, reviews, 
     before = carry_out(found)
     model = yanmo.load(found.folder / "model")
     assert model.task.crf.transitions.abs().sum() > 0
-    again = model.task.appraise([model.example({"tokens": list("王小明在上海。"), "tags": ["O"] * 7}, "x")])
+    again = model.task.appraise([Tagged(tokens=tuple("王小明在上海。"), tags=("O",) * 7)])
     assert set(again) >= {"f1", "precision"}
     assert before["trials"][0]["metric"] == "f1"
 
@@ -184,10 +196,18 @@ def test_lines_of_text_and_of_json_are_predicted_in_their_order(trials):
     from yanmo.predict import predicted_lines
 
     model = yanmo.load(trials[0].folder / "model")
-    lines = ["很好，下次还会来\n", "\n", '{"text": "太差了，退货"}\n', "{不是 JSON\n"]
+    lines = ["\ufeff很好，下次还会来\n", "\n", '{"text": "太差了，退货", "label": "unheard of"}\n', "  房间很脏\n"]
     found = [json.loads(line) for line in predicted_lines(model, io.StringIO("".join(lines)))]
-    asked = [lines[0].strip(), "太差了，退货", "{不是 JSON"]
+    asked = ["很好，下次还会来", "太差了，退货", "  房间很脏"]
     assert [one["label"] for one in found] == [one.label for one in model.predict(asked)]
+    said = predicted_lines(model, [*lines, "{不是 JSON\n", "很好\n"])
+    assert [json.loads(next(said)) for _ in found] == found, "what stands before a bad line is not lost"
+    with pytest.raises(UserError, match=r"line 5: begins as a JSON object and is none \(Expecting property name"):
+        next(said)
+    with pytest.raises(UserError, match="nested too deeply"):
+        list(predicted_lines(model, ['{"text": ' + "[" * 100_000]))
+    with pytest.raises(UserError, match="a list of inputs"):
+        model.predict("很好")
     with pytest.raises(UserError, match=r"line 1"):
         list(predicted_lines(model, ['{"words": "x"}']))
 
@@ -206,6 +226,94 @@ def test_settings_are_tuned_by_halving(finished, reviews, tmp_path):
     steps = {name: json.loads((found.folder / "tune" / name / "result.json").read_text())["steps"] for name in rounds}
     short = [count for name, count in steps.items() if "round0" in name]
     assert all(count * 2 == pytest.approx(results["trials"][0]["steps"], abs=1) for count in short)
+
+
+def test_a_round_of_tuning_has_its_share_of_the_usual_budget():
+    training = parse_task({"kind": "classification", "train": "x"}).training
+    whole = training.resolved(8, 64, 1e-3, 80, "full")
+    assert training.resolved(8, 64, 1e-3, 80, "full", share=0.25).epochs == whole.epochs / 4
+    assert training.model_copy(update={"steps": 10}).resolved(8, 64, 1e-3, 80, "full", share=0.25).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tune": {"learning_rate": [-1.0]}}, "tune.learning_rate.0: .* greater than 0"),
+        ({"tune": {"learning_rate": []}}, "tune.learning_rate: "),
+        ({"tune": {"batch": [8, 16.5]}}, "a whole number of examples"),
+        ({"tune": {"epochs": [1, 2]}, "training": {"steps": 9}}, "tune.epochs: training.steps is the budget already"),
+        ({"tune": {"batch": [8, 16]}, "training": {"rows": 4}}, "tune.batch: training.rows says already"),
+        ({"tune": {"learning_rate": [1e-3, 1e-3]}}, "tune.learning_rate: 0.001 is named twice"),
+        ({"seeds": [0, 1, 0]}, "seeds: 0 is named twice"),
+        ({"methods": ["full", "full"]}, "methods: full is named twice"),
+    ],
+)
+def test_what_would_be_tried_twice_or_not_at_all_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        parse_task({"kind": "classification", "train": "x", **given})
+
+
+def test_a_method_without_a_place_is_refused_before_anything_is_trained(finished, reviews, tmp_path):
+    tokens = load_tokenizer(finished[0] / "pretrain" / "model")
+    lstm = models.build(
+        Model(family="lstm", size="tiny"), vocabulary=tokens.size, length=64, special=models.Special(pad=tokens.pad)
+    )
+    models.save(lstm, tmp_path / "base")
+    save_tokenizer(tokens, tmp_path / "base", 64)
+    found = Trials(section_of(reviews, methods=["full", "lora"]), tmp_path / "base", tmp_path / "out")
+    with pytest.raises(UserError, match="a lstm has no such layers"):
+        carry_out(found)
+    assert not found.folder.exists()
+
+
+def test_a_test_set_that_is_named_later_is_measured(finished, reviews, tmp_path):
+    section, base = section_of(reviews), finished[0] / "pretrain" / "model"
+    one = identity(Trial(section.model_copy(update={"test": ()}), base, "full", 0), {})
+    other = identity(Trial(section.model_copy(update={"test": ("sample:names/test",)}), base, "full", 0), {})
+    assert one != other
+
+
+def test_a_run_that_was_moved_finds_the_base_of_its_adapters(trials, finished, tmp_path):
+    moved = tmp_path / "elsewhere"
+    for part in ("pretrain", "tasks"):
+        shutil.copytree({"pretrain": finished[0] / "pretrain", "tasks": trials[0].folder}[part], moved / part)
+    told = json.loads((moved / "tasks" / "lora-seed0" / "model" / "adapter.json").read_text(encoding="utf-8"))
+    told["base"]["folder"] = "/nowhere/any more/run/pretrain/model"
+    (moved / "tasks" / "lora-seed0" / "model" / "adapter.json").write_text(json.dumps(told), encoding="utf-8")
+    before = yanmo.load(trials[0].folder / "lora-seed0" / "model").predict(GOOD)
+    assert yanmo.load(moved / "tasks" / "lora-seed0" / "model").predict(GOOD) == before
+    shutil.rmtree(moved / "pretrain")
+    with pytest.raises(UserError, match=r"its base /nowhere/any more/run/pretrain/model is not there.*load\(folder, base="):
+        yanmo.load(moved / "tasks" / "lora-seed0" / "model")
+    again = yanmo.load(moved / "tasks" / "lora-seed0" / "model", base=trials[0].base)
+    assert again.predict(GOOD) == before
+
+
+def test_the_model_to_adapt_is_never_replaced(finished, reviews, tmp_path, monkeypatch):
+    base = finished[0] / "pretrain" / "model"
+    before = (base / "model.safetensors").read_bytes()
+    words = ["finetune", str(base), "--task", "classification", "--train", str(reviews / "reviews.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["yanmo", *words, "--out", str(tmp_path / "out"), "model={family: bert, size: tiny}"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    blank = parse_task({"kind": "classification", "train": "x", "model": {"family": "bert", "size": "tiny"}})
+    with pytest.raises(UserError, match="is there already, and nothing that was made for this"):
+        make_blank(blank, read_data(section_of(reviews)).train, base)
+    assert (base / "model.safetensors").read_bytes() == before
+
+
+def test_a_stop_of_finetune_says_how_it_goes_on(finished, reviews, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise Interrupted
+
+    monkeypatch.setattr("yanmo.trials.carry_out", stop)
+    words = ["finetune", str(finished[0] / "pretrain" / "model"), "--task", "classification", "--train", "x.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["yanmo", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert "To go on: yanmo finetune" in "".join(capsys.readouterr())
 
 
 def test_trials_side_by_side_find_what_they_find_one_after_another(finished, reviews, tmp_path):

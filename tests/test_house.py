@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yanmo"
 
 LEVELS = (  # the lowest first; a room imports only from rooms below it, or from itself
-    {"errors", "progress", "memory", "native"},
+    {"arriving", "errors", "progress", "memory", "native"},
     {"files"},
     {"recipe", "environment", "display"},
     {"corpus", "tokenizer"},

@@ -16,7 +16,7 @@ from yanmo.labelled.content import texts_of
 from yanmo.labelled.examples import Example
 from yanmo.pretrain import new_network
 from yanmo.progress import Progress, silent
-from yanmo.recipe import Recipe, Training
+from yanmo.recipe import Recipe, parse_recipe
 from yanmo.tasks import TASKS
 from yanmo.tokenizer import adopt_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -30,9 +30,7 @@ def make_blank(section: Any, examples: Sequence[Example], folder: Path, progress
     Raises UserError where sizes and texts do not fit together, and for a folder that was made for others.
     """
     texts = [text for example in examples for text in texts_of(example)]
-    longest = TASKS[section.kind].longest
-    length = section.training.length or min(longest, section.model.positions or longest)
-    recipe = Recipe(model=section.model, tokenizer=section.tokenizer, training=Training(length=length))
+    recipe = _recipe_of(section)
     known = _identity(recipe, texts)
     if (folder / IDENTITY).exists():
         if json.loads((folder / IDENTITY).read_text(encoding="utf-8")) != known:
@@ -40,6 +38,8 @@ def make_blank(section: Any, examples: Sequence[Example], folder: Path, progress
                 f"{folder} was made for another network, tokenizer or other texts; give the run another name, or delete it"
             )
         return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is there already, and nothing that was made for this; give the run another name, or move it")
     made = folder.parent / "tokenizer"
     if recipe.tokenizer.file is None:
         train_tokenizer(texts, recipe, made, progress)
@@ -51,6 +51,14 @@ def make_blank(section: Any, examples: Sequence[Example], folder: Path, progress
         models.save(network, model)
         save_tokenizer(tokens, model, network.config.length)
         (model / IDENTITY).write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def _recipe_of(section: Any) -> Recipe:
+    """The recipe by which a network of these sizes would be pretrained. Raises UserError where they do not fit together."""
+    longest = TASKS[section.kind].longest
+    length = section.training.length or min(longest, section.model.positions or longest)
+    parts = {name: getattr(section, name).model_dump(exclude_unset=True) for name in ("model", "tokenizer")}
+    return parse_recipe({**parts, "training": {"length": length}}, f"a new network for {section.kind}")
 
 
 def _identity(recipe: Recipe, texts: Sequence[str]) -> dict[str, Any]:

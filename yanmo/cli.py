@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yanmo import __version__
-from yanmo.errors import UserError
+from yanmo.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from yanmo.models import Network
@@ -103,8 +104,12 @@ def finetune(
 
     files = {"train": train, "valid": valid or [], "test": test or []}
     section = parse_task({"kind": task, **files}, overrides or [])
+    if section.model is not None:
+        raise UserError(
+            f"model: the network to adapt is {model}; a new one, which learns nothing but the task, is for a recipe (yanmo run)"
+        )
     folder = out or Path("runs") / section.kind
-    with display.stage(section.kind) as progress:
+    with _interruptible(), display.stage(section.kind) as progress:
         found = trials.carry_out(trials.Trials(section, model, folder), progress, display.note)
     display.columns(f"{section.kind}, {model}", found["table"])
     print()
@@ -278,11 +283,10 @@ def embed(
     from yanmo.index import embedded_lines, save_vectors
 
     network, tokens = _load(model)
-    lines = texts or (line.strip() for line in sys.stdin if line.strip())
     if out is not None:
-        save_vectors(network, tokens, lines, out)
+        save_vectors(network, tokens, texts or (line.strip() for line in sys.stdin if line.strip()), out)
         return
-    for line in embedded_lines(network, tokens, lines):
+    for line in embedded_lines(network, tokens, texts or sys.stdin):
         print(line, flush=True)
 
 
@@ -453,18 +457,27 @@ def _carry_out(path: Path, overrides: list[str] | None, until: str) -> None:
     from yanmo.summary import summary, task_tables
 
     recipe = read_recipe(path, overrides or [])
-    try:
+    with _interruptible():
         done = run.carry_out(recipe, until)
-    except run.Interrupted:
-        again = "the same torchrun command" if run.are_several() else shlex.join(["yanmo", *sys.argv[1:]])
-        if run.is_first():
-            display.note(f"Stopped, and nothing is lost. To go on: {again}", "bold")
-        raise typer.Exit(130) from None
     if run.is_first():
         for name, lines in task_tables(done.recipe, done.folder):
             display.columns(name, lines)
             print()
         display.table(recipe.name, summary(done.recipe, done.folder, until))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Where a run was asked to stop and has saved all, says how it goes on; status 130."""
+    try:
+        yield
+    except Interrupted:
+        from yanmo import display, run
+
+        again = "the same torchrun command" if run.are_several() else shlex.join(["yanmo", *sys.argv[1:]])
+        if run.is_first():
+            display.note(f"Stopped, and nothing is lost. To go on: {again}", "bold")
+        raise typer.Exit(130) from None
 
 
 def main() -> None:

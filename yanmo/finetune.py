@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from yanmo import checkpoint, recipe
-from yanmo.adapt import Lora, add_bottlenecks, add_lora, freeze, learn_rows
+from yanmo import checkpoint, models, recipe
+from yanmo.adapt import RANK, WIDTH, Lora, add_bottlenecks, add_lora, freeze, learn_rows, usual_rank
 from yanmo.card import named
 from yanmo.errors import UserError
 from yanmo.feed import Rows
-from yanmo.files import new_folder, sha256_of
+from yanmo.files import new_folder, sha256_of, write_atomically
 from yanmo.labelled.data import Data
 from yanmo.labelled.examples import Example
 from yanmo.memory import keep_freed_memory
@@ -29,6 +29,7 @@ from yanmo.objectives import Objective
 from yanmo.optim import at_width
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
+from yanmo.recipe.tasks import EPOCHS, MOST_EPOCHS, few_steps
 from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import known_tokens, open_base, save_task
 from yanmo.tasks.judged import keep_judged
@@ -44,22 +45,25 @@ BASE = ("*.safetensors", "config.json", "tokenizer*.json")
 """The files of a pretrained folder that a trial depends on."""
 RATES = {"full": 1e-3, "scratch": 1e-3, "frozen": 1e-2, "adapter": 5e-3, "lora": 2e-3}
 """Peaks of the learning rate at width 256, by method; they fall with the root of the width, as in pretraining."""
-OF_TEXTS = {"adapter": 2e-3, "lora": 5e-4}
+OF_TEXTS = {"adapter": 2e-3, "lora": 1e-3}
 """The same for tasks that say one thing of a whole text: a step of thirty texts has thirty labels and not thousands, and what is
 learned beside the network is lost again at the rates above."""
-ADAPTER_WIDTH, LORA_RANK = 256, 128
-"""By default; an adapter has the network's width at most, a rank half of it. Networks that have read for minutes change more in a
-task than those that have read for weeks: an eighth of the width, or rank 8, stays points behind learning all."""
+LORA_SCALE = 2.0
+"""What a change of low rank is multiplied by, where the recipe names no alpha."""
+UNHEARD = {"trackers", "keep", "save_every", "loader_workers"}
+"""Settings of training that no figure depends on."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of adapting. method: of the adaptation, or `scratch`: all of a network that has learned nothing yet."""
+    """One way of adapting. method: of the adaptation, or `scratch`: all of a network that has learned nothing yet. share: of the
+    section's budget, or of the usual one, that it has."""
 
     section: Any
     base: Path
     method: recipe.Method
     seed: int
+    share: float = 1.0
 
 
 def finetune(
@@ -74,7 +78,7 @@ def finetune(
     began = time.perf_counter()
     known = identity(trial, data.sums)
     task = start(trial, data.train)
-    ranks = Ranks()
+    ranks = Ranks(device=choose_device())
     order, held_out = task.order(data.train, trial.seed), task.order(data.valid, trial.seed, shuffle=False)
     for part, windows in (("train", order.windows), ("valid", held_out.windows)):
         for note in task.notes(windows):
@@ -83,10 +87,11 @@ def finetune(
         say(sentence)
     section = trial.section
     rows = section.training.rows or max(1, round(section.training.batch * order.rows_per_epoch / order.pieces))
-    rate = rate_of(task, trial.method)
-    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch, trial.method)
+    rate = at_width(rate_of(type(task), trial.method), task.network.config.width)
+    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch, trial.method, trial.share)
     if training.validate_every is None:
-        training = training.model_copy(update={"validate_every": validates_every(training, order, held_out)})
+        every = validates_every(training, order, held_out.rows_per_epoch)
+        training = training.model_copy(update={"validate_every": every})
     trainer = Trainer(
         task,
         order,
@@ -102,10 +107,11 @@ def finetune(
     )
     for note in task.beside(order.pieces / order.rows_per_epoch * trainer.share.micro):
         say(note)
+    prepared = time.perf_counter() - began
     outcome = trainer.fit()
     if outcome.interrupted:
         return None
-    minutes = (time.perf_counter() - began) / 60
+    minutes = (prepared + outcome.seconds) / 60
     checkpoint.restore(task, outcome.best or outcome.last)
     found = {"method": trial.method, "seed": trial.seed, "minutes": minutes, "identity": known}
     found |= {**measure(task, data, folder), **spent(task, outcome)}
@@ -113,7 +119,7 @@ def finetune(
     with new_folder(folder / "model") as model:
         facts = about(task, section, None if trial.method == "scratch" else trial.base, found)
         save_task(task, model, trial.base, facts | {"method": trial.method, "seed": trial.seed})
-    (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_atomically(folder / RESULT, json.dumps(found, indent=1, ensure_ascii=False))
     return task, found
 
 
@@ -136,10 +142,15 @@ def start(trial: Trial, examples: Sequence[Example]) -> Task:
     return task.to(choose_device())
 
 
-def rate_of(task: Task, method: recipe.Method) -> float:
-    """The peak of the learning rate where the recipe names none."""
-    rates = RATES | OF_TEXTS if task.of_texts else RATES
-    return at_width(rates[method], task.network.config.width)
+def check_method(section: Any, base: Path, method: recipe.Method) -> None:
+    """Raises UserError for a method that adds something which the base's network has no place for."""
+    if method in ("adapter", "lora"):
+        _adapt(models.load(base), method, section.adaptation)
+
+
+def rate_of(task: type[Task], method: recipe.Method) -> float:
+    """The peak of the learning rate at width 256 where the recipe names none."""
+    return (RATES | OF_TEXTS if task.of_texts else RATES)[method]
 
 
 def task_on(network: Network, tokens: Tokens, section: Any, examples: Sequence[Example]) -> Task:
@@ -160,13 +171,14 @@ def task_on(network: Network, tokens: Tokens, section: Any, examples: Sequence[E
     return task
 
 
-def validates_every(training: recipe.Training, order: Rows, held_out: Rows) -> int | None:
-    """Steps between validations: ten in a run, or as few as take VALIDATING_SHARE of its time; at least two."""
+def validates_every(training: recipe.Training, order: Rows, held_out: int) -> int | None:
+    """Steps between validations: ten in a run, or as few as take VALIDATING_SHARE of its time; at least two. held_out: rows that
+    are read in each."""
     epoch = order.rows_per_epoch / training.rows
     steps = training.steps or epoch * (training.epochs or 1)
     if training.tokens or training.minutes:
         return None
-    affordable = VALIDATING_SHARE * steps * training.rows / (held_out.rows_per_epoch * FORWARD_SHARE)
+    affordable = VALIDATING_SHARE * steps * training.rows / (held_out * FORWARD_SHARE)
     return max(1, math.ceil(steps / min(10, max(2, int(affordable)))))
 
 
@@ -175,11 +187,12 @@ def _adapt(network: Network, method: recipe.Method, adaptation: recipe.Adaptatio
     if method == "frozen":
         freeze(network, adaptation.top or None)
     elif method == "adapter":
-        add_bottlenecks(network, adaptation.place or "parallel", adaptation.width or min(ADAPTER_WIDTH, network.config.width))
+        add_bottlenecks(network, adaptation.place or "parallel", adaptation.width)
     elif method == "lora":
-        rank, variant = adaptation.rank or max(1, min(LORA_RANK, network.config.width // 2)), adaptation.variant
+        rank, variant = adaptation.rank or usual_rank(network), adaptation.variant
         settings = {"rs": variant == "rslora", "dora": variant == "dora", "dropout": adaptation.dropout or 0.0}
-        add_lora(network, Lora(rank, adaptation.alpha or 2 * rank, **settings))
+        divisor = math.sqrt(rank) if variant == "rslora" else rank
+        add_lora(network, Lora(rank, adaptation.alpha or max(1, round(LORA_SCALE * divisor)), **settings))
 
 
 def split_of(found: Mapping[str, Any]) -> str:
@@ -217,10 +230,14 @@ def spent(objective: Objective, outcome: Outcome) -> dict[str, Any]:
 
 
 def identity(trial: Trial, sums: Mapping[str, str]) -> str:
-    """What a trial depends on, as one number: the section, the examples, and all of the base: what is frozen is read from there
-    again when a trial goes on, for checkpoints have only what is learned."""
-    section = trial.section.model_dump(mode="json", exclude={"seeds", "methods", "tune", "test", "lint", "parallel"})
-    tree = {"section": section, "base": sums_of_base(trial.base), "method": trial.method, "data": dict(sums)}
+    """What a trial depends on, as one number: the section and what it leaves to this version, the examples, and all of the base:
+    what is frozen is read from there again when a trial goes on, for checkpoints have only what is learned."""
+    left_out = {name: True for name in ("seeds", "methods", "tune", "lint", "parallel")} | {"training": UNHEARD}
+    section = trial.section.model_dump(mode="json", exclude=left_out)
+    usual = [rate_of(TASKS[trial.section.kind], trial.method), few_steps(trial.method), EPOCHS, MOST_EPOCHS]
+    usual += [{"adapter": WIDTH, "lora": [RANK, LORA_SCALE]}.get(trial.method)]
+    tree = {"section": section, "usual": usual, "base": sums_of_base(trial.base), "method": trial.method, "data": dict(sums)}
+    tree |= {"share": trial.share}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

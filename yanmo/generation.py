@@ -9,6 +9,7 @@ Letters: R rows, T tokens of a row, D width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from yanmo.recipe import article
 from yanmo.scoring import packed_rows, random_of
 from yanmo.tokenizer import Tokens
 
+COLDEST = 1e-4
+"""The lowest temperature by which scores are divided: lower ones give no numbers."""
 ROWS = 128
 """Prompts that are continued at once at most."""
 PLACES = 1 << 15
@@ -64,8 +67,8 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError(f"temperature {self.temperature}: it must be 0 (always the best token) or more")
+        if not (self.temperature == 0 or COLDEST <= self.temperature < math.inf):
+            raise UserError(f"temperature {self.temperature}: it must be 0 (always the best token), or {COLDEST} and more")
         if self.top_k < 0:
             raise UserError(f"top_k {self.top_k}: it must be 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:

@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save
 
+from yanmo.arriving import in_blocks
 from yanmo.corpus.read import Reader, Unreadable, parse
 from yanmo.errors import UserError
 from yanmo.files import new_folder, sha256_of, write_atomically
@@ -34,7 +34,7 @@ from yanmo.vectors import best_of_parts, embed, embed_parts
 
 FACTS, TEXTS, VECTORS = "index.json", "texts.arrow", "vectors.arrow"
 LINES = 64
-"""Texts whose vectors are told together: what comes in slowly is not held back for long."""
+"""Texts whose vectors are told together at most."""
 BLOCK = 1024
 """Texts whose vectors are made, written and compared at once."""
 QUERIES = 256
@@ -94,7 +94,7 @@ def build_index(
     numbers = pa.schema([("text", pa.int32()), ("vector", pa.list_(pa.from_numpy_dtype(precision), width))])
     with new_folder(out) as folder:
         with pa.ipc.new_file(folder / TEXTS, kinds) as texts, pa.ipc.new_file(folder / VECTORS, numbers) as vectors:
-            for block in _blocks(_texts(reader), BLOCK):
+            for block in in_blocks(_texts(reader), BLOCK):
                 found = embed_parts(opened.network, opened.tokenizer, [text for text, _ in block], vector)
                 owners = np.repeat(np.arange(len(block), dtype=np.int32), np.diff(found.firsts))
                 flat = pa.array(found.vectors.numpy().astype(precision).reshape(-1))
@@ -111,9 +111,11 @@ def build_index(
 
 
 def embedded_lines(network: Network, tokens: Tokens, texts: Iterable[str]) -> Iterator[str]:
-    """A line of JSON with text and vector for each text, as soon as it is there. Raises UserError as `embed` does."""
-    for block in _blocks(texts, LINES):
-        for text, vector in zip(block, embed(network, tokens, block), strict=True):
+    """A line of JSON with text and vector for each text, as soon as it is there; empty lines are left out. Raises UserError as
+    `embed` does."""
+    for lines in in_blocks(texts, LINES):
+        block = [text for line in lines if (text := line.strip())]
+        for text, vector in zip(block, embed(network, tokens, block) if block else (), strict=True):
             yield json.dumps({"text": text, "vector": [round(number, 6) for number in vector.tolist()]}, ensure_ascii=False)
 
 
@@ -121,7 +123,7 @@ def save_vectors(network: Network, tokens: Tokens, texts: Iterable[str], out: Pa
     """The vectors of all texts, (texts, D) float32, as a file .npy or .safetensors (`vectors`): whole, or not at all."""
     if out.suffix not in (".npy", ".safetensors"):
         raise UserError(f"{out}: vectors are written as .npy or .safetensors; name the file so")
-    found = [embed(network, tokens, block).numpy() for block in _blocks(texts, BLOCK)]
+    found = [embed(network, tokens, block).numpy() for block in in_blocks(texts, BLOCK)]
     vectors = np.concatenate(found) if found else np.zeros((0, network.config.width), np.float32)
     if out.suffix == ".safetensors":
         write_atomically(out, save({"vectors": vectors}))
@@ -177,7 +179,7 @@ class Index:
         for number, text in enumerate(texts, 1):
             if not text.strip():
                 raise UserError(f"query {number} is empty; say what is to be found")
-        return [hits for group in _blocks(texts, QUERIES) for hits in self._search(group, k)]
+        return [hits for group in in_blocks(texts, QUERIES) for hits in self._search(group, k)]
 
     def _search(self, texts: Sequence[str], k: int) -> list[list[Hit]]:
         network, tokens = self.model
@@ -217,12 +219,6 @@ def _texts(reader: Reader) -> Iterator[tuple[str, str]]:
                 if not text.strip():
                     raise UserError(f"{origin}: an empty text; leave it out")
                 yield text.strip(), origin
-
-
-def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    left = iter(items)
-    while block := list(islice(left, size)):
-        yield block
 
 
 def _sum_of(model: Path) -> str:

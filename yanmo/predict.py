@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from yanmo import loading
+from yanmo.arriving import in_blocks
 from yanmo.errors import UserError
-from yanmo.labelled.examples import Example
+from yanmo.labelled.examples import Example, unlabelled
 from yanmo.labelled.findings import LintReport
 from yanmo.labelled.lint import lint_files
 from yanmo.labelled.reading import form_of, read_examples, read_record
@@ -22,8 +23,10 @@ from yanmo.tasks.folder import TASK_FILE, load_task
 from yanmo.tokenizer import Tokens
 
 DIGITS = 6
+MARK = "\ufeff"
+"""What some editors put before the first line of a file."""
 LINES = 256
-"""Lines that are predicted together: what comes in slowly is not held back for long."""
+"""Lines that are predicted together at most."""
 
 
 class Model:
@@ -49,29 +52,32 @@ class Model:
 
         Raises UserError for a model without a task, and for an input that says too little, by its number.
         """
+        if isinstance(inputs, str):
+            raise UserError("predict takes a list of inputs, each with a prediction of its own; for one text: [text]")
         return self.task.predictions([self.example(one, f"input {number}") for number, one in enumerate(inputs, 1)])
 
     def example(self, value: Any, origin: str) -> Example:
-        """An input as an example without a label. Raises UserError that names its `origin`."""
+        """An input as an example, of which nothing counts that was to be predicted. Raises UserError that names its `origin`."""
         if isinstance(value, Example):
-            return value
+            return unlabelled(value)
         section = self.task.section
         if isinstance(value, str):
             if self.task.takes is None:
                 raise UserError(f"{origin}: {article(section.kind)} model needs more than a text: {self.task.wants}")
             value = {section.fields.get(self.task.takes, self.task.takes): value}
         (example,) = read_record(value, origin, **form_of(section))
-        return example
+        return unlabelled(example)
 
 
-def load(folder: str | Path) -> Model:
-    """The network, in eval mode, and the tokenizer of a model folder, ours or transformers', and its task where it has one.
+def load(folder: str | Path, base: str | Path | None = None) -> Model:
+    """The network, in eval mode, and the tokenizer of a model folder, ours or transformers', and its task where it has one. base:
+    of an adapter, where that is not where it was.
 
     Raises UserError for a folder that is not one, naming the models near it, and for parts that do not fit together.
     """
     folder = Path(folder)
     if (folder / TASK_FILE).is_file():
-        task = load_task(folder).to(choose_device())
+        task = load_task(folder, base).to(choose_device())
         return Model(task.network, task.tokens, folder, task)
     network, tokens = loading.load(folder)
     return Model(network, tokens, folder)
@@ -80,13 +86,23 @@ def load(folder: str | Path) -> Model:
 def predicted_lines(model: Model, lines: Iterable[str]) -> Iterator[str]:
     """A line of JSON for each line: a text, or a JSON object with the fields of the task. Empty lines are left out.
 
-    Raises UserError that names the line.
+    Raises UserError that names the line, after what the lines before it are predicted to be.
     """
-    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1))
-    for group in _batched(((number, line) for number, line in numbered if line), LINES):
-        examples = [model.example(_value(line), f"line {number}") for number, line in group]
+    number = 0
+    for block in in_blocks(lines, LINES):
+        examples: list[Example] = []
+        bad: UserError | None = None
+        for number, line in enumerate(block, number + 1):  # noqa: B020  # it goes on where the last block ended
+            try:
+                if (text := line.rstrip("\r\n").removeprefix(MARK)).strip():
+                    examples.append(model.example(_value(text, number), f"line {number}"))
+            except UserError as error:
+                bad = error
+                break
         for prediction in model.task.predictions(examples):
             yield json.dumps(_rounded(as_json(prediction)), ensure_ascii=False)
+        if bad is not None:
+            raise bad
 
 
 def measured(model: Model, files: Sequence[str]) -> dict[str, float]:
@@ -128,21 +144,14 @@ def _rounded(value: Any) -> Any:
     return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _value(line: str) -> Any:
-    if not line.startswith("{"):
+def _value(line: str, number: int) -> Any:
+    """The text of a line, or the object that it holds. Raises UserError for one that begins as an object and is none."""
+    if not line.lstrip().startswith("{"):
         return line
     try:
         return json.loads(line)
-    except ValueError:
-        return line
-
-
-def _batched(lines: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
-    group: list[tuple[int, str]] = []
-    for line in lines:
-        group.append(line)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        why = "it is nested too deeply"
+    raise UserError(f"line {number}: begins as a JSON object and is none ({why}); a text that begins so goes inside of one")

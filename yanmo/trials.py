@@ -18,14 +18,13 @@ from typing import Any
 
 from yanmo import recipe
 from yanmo.blank import make_blank
-from yanmo.display import duration, number, short
+from yanmo.display import duration, short
 from yanmo.errors import Interrupted, UserError
 from yanmo.files import copy_folder, write_atomically
-from yanmo.finetune import RESULT, Trial, finetune, identity, split_of
+from yanmo.finetune import RESULT, Trial, check_method, finetune, identity, split_of
 from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.lanes import through_lanes
 from yanmo.progress import Progress, silent
-from yanmo.recipe.tasks import usual_epochs
 from yanmo.tasks.intervals import interval, rendered
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -55,9 +54,12 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     data = trials.data or read_data(trials.section, say=say)
     if trials.section.is_new:
         make_blank(trials.section, data.train, trials.base, progress)
+    sections = {method: _adapted_by(trials.section, method) for method in trials.section.tried}
+    for method, section in sections.items():
+        check_method(section, trials.base, method)
     wanted = []
-    for method in trials.section.tried:
-        section = _tuned(trials, _adapted_by(trials.section, method), method, data, progress, say)
+    for method in sections:
+        section = _tuned(trials, sections[method], method, data, progress, say)
         for seed in trials.section.seeds:
             wanted.append((Trial(section, trials.base, method, seed), trials.folder / f"{method}-seed{seed}"))
     found = _finished(wanted, data, trials.section.parallel, progress, say)
@@ -82,9 +84,9 @@ def _before(trials: Trials) -> dict[str, Any] | None:
 
 def _identity(trials: Trials, sums: Mapping[str, str]) -> list[Any]:
     """What the results depend on: what one of the trials does with files of these sums, and which trials there are."""
-    section = trials.section
-    one = identity(Trial(section, trials.base, section.tried[0], section.seeds[0]), sums)
-    return [one, section.model_dump(mode="json", include={"seeds", "methods", "tune", "test"})]
+    section, seed = trials.section, trials.section.seeds[0]
+    each = [identity(Trial(_adapted_by(section, method), trials.base, method, seed), sums) for method in section.tried]
+    return [each, section.model_dump(mode="json", include={"seeds", "methods", "tune"})]
 
 
 def _finished(
@@ -116,7 +118,8 @@ def _done(data: Data, trial: Trial, folder: Path, progress: Progress, say: Say) 
         raise Interrupted
     shutil.rmtree(folder / "checkpoints")
     (line,) = by_method([done[1]])
-    say(f"{name}: {line['metric'].replace('_', ' ')} {line['mean']:.1f} ({line['split']}), {duration(line['seconds'])}")
+    figure = f"{line['metric'].replace('_', ' ')} {line['mean']:.{digits_of(line)}f}"
+    say(f"{name}: {figure} ({line['split']}), {duration(line['seconds'])}")
     return done[1]
 
 
@@ -129,8 +132,8 @@ def kept(folder: Path, identity: str, model: str) -> dict[str, Any] | None:
     found = json.loads(file.read_text(encoding="utf-8"))
     if found.get("identity") != identity or not (folder / model).exists():
         raise UserError(
-            f"{folder} holds a trial of another task, other examples or other settings; give the run another name, or delete "
-            "the folder"
+            f"{folder} holds a trial of another task, other examples or other settings (or another version's defaults); give the "
+            "run another name, or delete the folder"
         )
     return found
 
@@ -150,10 +153,10 @@ def _tuned(trials: Trials, section: Any, method: recipe.Method, data: Data, prog
     rounds = math.ceil(math.log2(len(candidates))) if len(candidates) > 1 else 0
     for round_ in range(rounds):
         share = 0.5 ** (rounds - 1 - round_)
-        named = {",".join(f"{name}={number(value)}" for name, value in one.items()): one for one in candidates}
+        named = {",".join(f"{name}={value:.15g}" for name, value in one.items()): one for one in candidates}
         wanted = [
             (
-                Trial(_with(section, settings, share, len(data.train)), trials.base, method, section.seeds[0]),
+                Trial(_with(section, settings), trials.base, method, section.seeds[0], share),
                 trials.folder / "tune" / f"{method}-round{round_}-{name}",
             )
             for name, settings in named.items()
@@ -164,19 +167,13 @@ def _tuned(trials: Trials, section: Any, method: recipe.Method, data: Data, prog
             say(f"{method}, {share:g} of the time, {name}: {found['metric']} {found['valid'][found['metric']]:.4g}")
         scored.sort(key=lambda one: one[:2])
         candidates = [settings for _, _, settings in scored[: math.ceil(len(scored) / 2)]]
-    return _with(section, candidates[0], 1.0, len(data.train)) if candidates else section
+    return _with(section, candidates[0]) if candidates else section
 
 
-def _with(section: Any, settings: Mapping[str, float], share: float, examples: int) -> Any:
-    """The section with other settings of training, for a share of its budget. examples: to learn from."""
-    training, values = section.training, dict(settings)
-    if "batch" in values:
-        values["batch"] = int(values["batch"])
-    budget = next((name for name in recipe.BUDGETS if getattr(training, name) is not None), "epochs")
-    usual = usual_epochs(examples / (values.get("batch") or training.batch), section.adaptation.method)
-    whole = values.get(budget) or getattr(training, budget) or usual
-    values[budget] = whole * share if budget in ("epochs", "minutes") else max(1, round(whole * share))
-    return section.model_copy(update={"training": training.model_copy(update=values)})
+def _with(section: Any, settings: Mapping[str, float]) -> Any:
+    """The section with other settings of training."""
+    values = {name: int(value) if name == "batch" else value for name, value in settings.items()}
+    return section.model_copy(update={"training": section.training.model_copy(update=values)})
 
 
 def _best(found: Sequence[Mapping[str, Any]], method: str) -> Mapping[str, Any]:
@@ -205,12 +202,17 @@ def table(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "method": one["method"],
-            f"{one['metric'].replace('_', ' ')} ({one['split']})": rendered(one["values"], digits=1),
+            f"{one['metric'].replace('_', ' ')} ({one['split']})": rendered(one["values"], digits_of(one)),
             "learned": _share(one["learned"], one["parameters"]),
             "time": duration(one["seconds"]),
         }
         for one in by_method(found)
     ]
+
+
+def digits_of(found: Mapping[str, Any]) -> int:
+    """After the point of a figure as people read it: losses and errors have more than figures that go up to 100."""
+    return 3 if found.get("lower") else 1
 
 
 def _share(learned: int, parameters: int) -> str:

@@ -67,6 +67,8 @@ def _read(
     network: Network, tokens: Tokens, texts: Sequence[str], vector: Vector | None
 ) -> tuple[Vector, list[list[int]]]:
     """What a vector is, and the ids of each text with the special tokens around it."""
+    if isinstance(texts, str):
+        raise UserError("texts are a list, each with a vector of its own; for one text: [text]")
     chosen = check_vector(network, tokens, vector)
     encoded = [[*tokens.prefix, *ids, *tokens.suffix] for ids in tokens.encode(texts)]
     for number, ids in enumerate(encoded, 1):

@@ -161,10 +161,41 @@ def test_what_peft_has_learned_is_loaded(tmp_path, family):
     torch.testing.assert_close(logits(network.eval(), batch), theirs(model, batch), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' is not implemented; only True, False, 'gaussian'"),
+        ({"target_parameters": ["w"]}, "target_parameters: .* is not implemented"),
+    ],
+)
+def test_what_peft_computes_otherwise_is_refused(tmp_path, settings, message):
+    base = base_in(tmp_path / "base", "bert")
+    config = peft.LoraConfig(r=4, target_modules=["query"])
+    peft.get_peft_model(auto("bert").from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written, **settings}))
+    with pytest.raises(UserError, match=message):
+        load_adapter(tmp_path / "adapter", base)
+    older = {name: value for name, value in written.items() if name not in ("use_rslora", "use_dora")}
+    file.write_text(json.dumps(older))
+    with pytest.warns(UserWarning, match="without the hash of its base"):
+        load_adapter(tmp_path / "adapter", base)
+
+
+def test_a_head_that_nobody_knows_the_labels_of_is_not_dropped(tmp_path):
+    base = base_in(tmp_path / "base", "bert")
+    config = peft.LoraConfig(r=4, target_modules=["query"], task_type="SEQ_CLS")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"classifier.* is a head that nobody here knows the labels of"):
+        load_adapter(tmp_path / "adapter", base)
+
+
 def test_another_base_is_refused(tmp_path):
     base, other = base_in(tmp_path / "base", "bert"), tmp_path / "other"
     network = tiny("bert")
-    add_lora(network, Lora())
+    add_lora(network, Lora(8))
     save_adapter(network, tmp_path / "adapter", base)
     changed = tiny("bert")
     torch.nn.init.ones_(changed.embed.norm.bias)
@@ -186,12 +217,12 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match="rank 0"):
         Lora(0)
     with pytest.raises(UserError, match=r"a xlnet has no such layers in transformers; set lora.targets to all"):
-        add_lora(tiny("xlnet"), Lora(targets="attention"))
+        add_lora(tiny("xlnet"), Lora(8, targets="attention"))
     with pytest.raises(UserError, match="a lstm has no such layers in transformers; use an adapter"):
-        add_lora(tiny("lstm"), Lora())
-    add_lora(network, Lora())
+        add_lora(tiny("lstm"), Lora(8))
+    add_lora(network, Lora(8))
     with pytest.raises(UserError, match="has LoRA already"):
-        add_lora(network, Lora())
+        add_lora(network, Lora(8))
 
 
 def test_places_are_what_transformers_has():

@@ -130,3 +130,11 @@ def test_labels_that_cannot_be_learned_are_refused():
         task_of("bert", "classification", ONE[:1])
     with pytest.raises(UserError, match="the same number"):
         task_of("bert", "regression", NUMBERS[:1])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_weights_are_chosen_by_a_figure_that_there_is(several):
+    task = task_of("bert", "classification", MANY if several else ONE, several=several)
+    found = task.appraise(MANY if several else ONE)
+    assert task.deciding == ("micro_f1" if several else "accuracy")
+    assert task.merit(found) == -found[task.deciding]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,10 @@ def test_an_encoder_decoder_reads_what_was_said_and_writes_the_answer(family: st
         prompt = encode_prompt(task.tokens, TALKS[2].messages[:answer]).ids
         assert [*task.tokens.prefix, *given] == prompt, "as in use"
         assert task.tokens.decode(window.tokens[window.learned][:-1]).strip() == TALKS[2].messages[answer].content
-    with pytest.raises(UserError, match=r"a.jsonl:1: what is answered fills a row of 48 by itself"):
-        dialogue(family, length=48).encode([said("北京是中国的首都。" * 9, "ja")])
+    short = dialogue(family, length=48)
+    with pytest.warns(UserWarning, match=r"1 answers are not learned, .* a row of 48 by itself \(the first: a.jsonl:1\)"):
+        (left,) = short.encode([said("北京是中国的首都。" * 9, "ja"), said("北京", "ja")])
+    assert left.example == 1
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -213,5 +216,15 @@ def test_conversations_that_cannot_be_learned() -> None:
     for family in ("llama", "t5"):
         with pytest.raises(UserError, match=r"b\.jsonl:7: nobody answers"):
             dialogue(family).encode([silent])
-    with pytest.raises(UserError, match=r"lengthen training\.length"):
-        dialogue("llama", length=16).held_out([said("bread " * 60, "ok")])
+    short = dialogue("llama", length=16)
+    with pytest.warns(UserWarning, match="1 answers"), pytest.raises(UserError, match=r"lengthen training\.length"):
+        short.held_out([said("bread " * 60, "ok")])
+
+
+def test_what_nobody_answers_any_more_takes_no_room_from_what_is_learned() -> None:
+    answered, after = said("hello", "good day"), "bread " * 40
+    whole = encode_conversation(dialogue("llama").tokens, answered.messages)
+    more = replace(answered, messages=(*answered.messages, Message("user", after)))
+    (window,) = dialogue("llama", length=48).encode([more])
+    assert window.tokens.tolist() == whole.ids.tolist()
+    assert window.learned.tolist() == whole.learned.tolist()

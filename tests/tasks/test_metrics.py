@@ -49,6 +49,8 @@ def test_sets_of_labels() -> None:
     for average in ("micro", "macro"):
         assert found[f"{average}_f1"] == pytest.approx(theirs.f1_score(*matrices, average=average, zero_division=0))
     assert found["subset_accuracy"] == pytest.approx(theirs.accuracy_score(*matrices))
+    missed = metrics.multilabel([{"a"}, *[set()] * 9], [set()] * 10, ["a"])
+    assert missed == {"micro_f1": 0, "macro_f1": 0, "subset_accuracy": 0.9}, "one label is no question of two"
     assert metrics.multilabel([set()], [set()], names) == {"micro_f1": 0, "macro_f1": 0, "subset_accuracy": 1}
 
 

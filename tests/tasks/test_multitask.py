@@ -62,6 +62,19 @@ KINDS: dict[str, tuple[str, list[Any]]] = {
 }
 
 
+class Texts:
+    """Documents of random tokens."""
+
+    lengths = np.full(40, 12)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, document: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        tokens = np.random.default_rng(document).integers(20, 400, 12)
+        return tokens, np.array([0]), np.arange(12)
+
+
 def made(
     weighting: str = "fixed", names: tuple[str, ...] = ("reviews", "names"), rows: int = 6, **given: Any
 ) -> tuple[MultiTask, MixedOrder]:
@@ -194,7 +207,8 @@ class Vectors:
         return self.gradients @ self.gradients.T
 
 
-def test_gradnorm_moves_as_autograd_says() -> None:
+@pytest.mark.parametrize("own", [(1.0, 1.0, 1.0), (2.0, 0.5, 1.0)])
+def test_gradnorm_moves_as_autograd_says_whatever_parts_count_besides(own: tuple[float, ...]) -> None:
     torch.manual_seed(0)
     weighting, shared = GradNorm(3, alpha=1.5), torch.randn(6, requires_grad=True)
     maps = [torch.randn(4, 6) * scale for scale in (1.0, 3.0, 0.2)]
@@ -211,15 +225,46 @@ def test_gradnorm_moves_as_autograd_says() -> None:
         assert weights.grad is not None
         wanted = weights.detach() - GRADNORM_RATE * weights.grad / norms.mean().detach()
         wanted = wanted * 3 / wanted.sum()
-        weighed = Vectors(*(weight * one for weight, one in zip(weights.detach(), gradients, strict=True)))
+        counted = zip(own, weights.detach(), gradients, strict=True)
+        weighed = Vectors(*(besides * weight * one for besides, weight, one in counted))
         means = [loss.item() for loss in losses]
-        assert weighting.factors(weighed, means, [frozenset()]) == [1, 1, 1]  # type: ignore[arg-type]
+        assert weighting.factors(weighed, means, [frozenset()], own) == [1, 1, 1]  # type: ignore[arg-type]
         assert weighting.now() == pytest.approx(weights.tolist()), "nothing moves before the step is taken"
         weighting.took(means)
         assert weighting.now() == pytest.approx(wanted.tolist(), rel=1e-5)
         with torch.no_grad():
             shared -= 0.05 * sum(gradients).float()
         assert step < 3
+
+
+def test_parts_share_what_two_of_them_learn_and_nothing_else() -> None:
+    torch.manual_seed(5)
+    tokens = tokens_of("bert")
+    network = network_of("bert", tokens, 32)
+    section = TypeAdapter(recipe.Task).validate_python({"kind": "labelling", "training": {"length": LENGTH}})
+    task = task_on(network, tokens, section, NAMED)
+    masked = objective_on(network, tokens, recipe.MaskedObjective(), Path())
+    rows = {"names": [task.order(NAMED, seed=3).row(0)]}
+    rows["masked"] = [Order(Texts(), LENGTH, masked, 0).row(0)]
+    joint = MultiTask(network, {"names": task, "masked": masked}, rows, LENGTH, build_weighting("pcgrad", [False, False]))
+    named = {f"network.{name}" for name, _ in network.named_parameters()}
+    private = {name for name in named if ".head." in name or ".pooler." in name}
+    assert private, "what only words are guessed with"
+    assert joint.shared[0] == named - private
+
+
+def test_a_part_that_counts_more_has_the_same_variance() -> None:
+    def slopes(weights: dict[str, float]) -> tuple[torch.Tensor, list[float]]:
+        objective, order = made("uncertainty", weights=weights)
+        losses = objective(objective.collate([order.row(number) for number in range(6)], LENGTH))
+        found = sum(loss.total * loss.weight / loss.count for loss in losses.values() if loss.weight and loss.count)
+        found.backward()  # type: ignore[union-attr]
+        gradients = [one.grad.norm().item() for one in objective.objectives[0].head.parameters()]  # type: ignore[union-attr]
+        return objective.weighting.log_variances.grad, gradients  # type: ignore[return-value]
+
+    (plain, before), (twice, after) = slopes({}), slopes({"reviews": 2.0})
+    assert twice.tolist() == pytest.approx([2 * plain[0].item(), plain[1].item()], rel=1e-5), "it rests where it did"
+    assert after == pytest.approx([2 * one for one in before], rel=1e-5)
 
 
 def by_the_paper(gradients: np.ndarray, orders: Any) -> np.ndarray:
@@ -365,19 +410,6 @@ def test_the_merit_is_the_mean_over_tasks_or_that_of_the_main_one() -> None:
     found = {"reviews/accuracy": 0.8, "names/f1": 0.5}
     assert made()[0].merit(found) == pytest.approx(-0.65)
     assert made(main="names")[0].merit(found) == -0.5
-
-
-class Texts:
-    """Documents of random tokens."""
-
-    lengths = np.full(40, 12)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, document: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        tokens = np.random.default_rng(document).integers(20, 400, 12)
-        return tokens, np.array([0]), np.arange(12)
 
 
 def test_what_pretrains_learns_beside_tasks_and_leaves_no_head_in_their_folders(tmp_path: Path) -> None:

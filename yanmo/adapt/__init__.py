@@ -1,9 +1,9 @@
 """Adaptation: which parameters of a pretrained network are learned, how fast, and what is added to it for that."""
 
-from yanmo.adapt.bottleneck import add_bottlenecks, bottlenecks_of, remove_bottlenecks
+from yanmo.adapt.bottleneck import WIDTH, add_bottlenecks, bottlenecks_of, remove_bottlenecks, usual_width
 from yanmo.adapt.folder import OURS, THEIRS, Adapter, base_hash, check_base, load_adapter, read_adapter, save_adapter
 from yanmo.adapt.freezing import Touched, freeze, layerwise, thaw
-from yanmo.adapt.lora import Lora, add_lora, lora_layers, remove_lora
+from yanmo.adapt.lora import RANK, Lora, add_lora, lora_layers, remove_lora, usual_rank
 from yanmo.adapt.merging import Merged, hidden_states, merge, merge_adapter, probes_of
 from yanmo.adapt.rows import fold_rows, grown, learn_rows, rows_of, sizes_of
 from yanmo.models import Network
@@ -16,7 +16,9 @@ def is_adapted(network: Network) -> bool:
 
 __all__ = [
     "OURS",
+    "RANK",
     "THEIRS",
+    "WIDTH",
     "Adapter",
     "Lora",
     "Merged",
@@ -45,4 +47,6 @@ __all__ = [
     "save_adapter",
     "sizes_of",
     "thaw",
+    "usual_rank",
+    "usual_width",
 ]

@@ -38,8 +38,18 @@ PREFIX = "base_model.model."
 """What peft puts before transformers' names."""
 WHOLE = ("classifier", "score", "qa_outputs")
 """Heads that peft keeps as a whole whether it is told to or not (peft_model.py)."""
-UNREAD = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "layer_replication": None, "lora_bias": False}
-"""Settings of peft's that are understood with one value only."""
+UNREAD: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "layer_replication": (None,),
+    "lora_bias": (False,),
+    "init_lora_weights": (True, False, "gaussian"),       # the others change the base too
+    **dict.fromkeys(("target_parameters", "alora_invocation_tokens"), (None,)),
+    **dict.fromkeys(("arrow_config", "kasa_config", "monteclora_config"), (None,)),
+    **dict.fromkeys(("use_qalora", "use_bdlora"), (False, None)),
+}
+"""Settings of peft's that are understood with these values only."""
 TASK_TYPES: dict[TaskKind, str] = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS"}
 """What peft calls the kinds of heads."""
 OF_ADAPTER, OF_ROWS = "adapter:", "rows:"
@@ -192,17 +202,24 @@ def read_adapter(folder: Path | str) -> Adapter:
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{folder / THEIRS}: peft_type {settings.get('peft_type')!r} is not implemented; only LORA is")
     for key, allowed in UNREAD.items():
-        if settings.get(key, allowed) != allowed:
-            raise UserError(f"{folder / THEIRS}: {key}: {settings[key]!r} is not implemented; only {allowed!r} is")
+        if settings.get(key, allowed[0]) not in allowed:
+            only = ", ".join(map(repr, allowed))
+            raise UserError(f"{folder / THEIRS}: {key}: {settings[key]!r} is not implemented; only {only}")
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in _read_tensors(folder / LORA).items()}
     weights = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
-    lora = Lora(*(settings[key] for key in ("r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout")))
+    defaults = {"r": 8, "lora_alpha": 8, "use_rslora": False, "use_dora": False, "lora_dropout": 0.0}
+    lora = Lora(*(settings.get(key, default) for key, default in defaults.items()))
     found = Path(base.get("folder") or settings.get("base_model_name_or_path") or "")
     rows = {name.removesuffix(DELTA): tensor for name, tensor in tensors.items() if name.endswith(DELTA)}
     tables = settings.get("trainable_token_indices") or {}
     if tables and not ids:
         raise UserError(f"{folder / THEIRS}: trainable_token_indices are not implemented but in folders that yanmo has written")
     head = {name: tensor for name, tensor in tensors.items() if name not in weights and not name.endswith(DELTA)}
+    if head and not has_head:
+        raise UserError(
+            f"{folder / LORA}: {', '.join(sorted(head)[:3])} is a head that nobody here knows the labels of; merge the folder "
+            "with peft (merge_and_unload), and adapt what comes of it"
+        )
     return Adapter("lora", found, base.get("sha256"), *of_head, weights, head, lora, 0, ids, rows)
 
 
@@ -247,10 +264,17 @@ def _renamed_back(network: Network, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def check_base(adapter: Adapter, folder: Path | str, base: Path | str | None = None) -> Path:
-    """The base of an adapter: what is given, or where it lay. Raises UserError where that is another, or not there."""
+    """The base of an adapter: what is given, or where it lay, or where it lies from the adapter as it did when both were moved
+    together. Raises UserError where that is another, or not there."""
     base = Path(base) if base is not None else adapter.base
     if not (base / "config.json").is_file():
-        raise UserError(f"{folder}: its base {base} is not there: it has no config.json; say where the base is")
+        found = None if base != adapter.base else _moved(adapter, Path(folder))
+        if found is None:
+            raise UserError(
+                f"{folder}: its base {base} is not there: it has no config.json; put it back, or say where it is: "
+                "yanmo.load(folder, base=...), yanmo merge --base"
+            )
+        base = found
     if adapter.base_hash is None:
         warnings.warn(f"{folder}: written without the hash of its base: nobody knows whether {base} is the one", stacklevel=3)
     elif (found := base_hash(base)) != adapter.base_hash:
@@ -259,6 +283,17 @@ def check_base(adapter: Adapter, folder: Path | str, base: Path | str | None = N
             f"those of its base ({adapter.base}) had {adapter.base_hash[:12]}; give the folder that it was learned on"
         )
     return base
+
+
+def _moved(adapter: Adapter, folder: Path) -> Path | None:
+    """The base where its whole run was moved: under one of the folders above the adapter, by the longest part of its old path."""
+    old = adapter.base.parts[1:]
+    for cut in range(len(old) - 1):
+        for above in folder.resolve().parents:
+            found = above.joinpath(*old[cut:])
+            if (found / "config.json").is_file() and base_hash(found) == adapter.base_hash:
+                return found
+    return None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ ATTENTION = ("attention", "cross")
 WHOLE = "whole"
 """The role of all rows of a matrix that is one in transformers too."""
 TENSORS = ("lora_A", "lora_B", "lora_magnitude_vector")
+RANK = 128
+"""By default, or half of the network's width where that is less, for the reason that adapters are as wide."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Lora:
     that are no layers in transformers (XLNet's attention), have no changes.
     """
 
-    rank: int = 8
+    rank: int
     alpha: int = 16
     rs: bool = False
     dora: bool = False
@@ -62,6 +64,11 @@ class Lora:
         return LoraConfig(
             r=self.rank, lora_alpha=self.alpha, use_rslora=self.rs, use_dora=self.dora, lora_dropout=self.dropout, **more
         )
+
+
+def usual_rank(network: Network) -> int:
+    """Of a change, where nothing is said."""
+    return max(1, min(RANK, network.config.width // 2))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ example can be predicted, and neither learned from nor measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +89,15 @@ class Retrieved(Example):
     query: str
     positive: str
     negatives: tuple[str, ...] = ()
+
+
+E = TypeVar("E", bound=Example)
+LABELS = {Classified: "label", Tagged: "tags", Related: "relation", Asked: "answers", Rewritten: "targets"}
+"""What is predicted of each kind. Of a conversation it is what comes next, and of texts to be found nothing."""
+
+
+def unlabelled(example: E) -> E:
+    """The example as if nobody had labelled it."""
+    label = LABELS.get(type(example))
+    known: dict[str, Any] = {} if label is None else {label: None}
+    return replace(example, **known)

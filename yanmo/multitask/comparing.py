@@ -23,8 +23,9 @@ from yanmo.finetune import split_of
 from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.multitask.learning import MODELS, JointTrial, identity, learn
 from yanmo.progress import Progress, silent
+from yanmo.tasks import TASKS
 from yanmo.tasks.intervals import Interval, interval, rendered, student
-from yanmo.trials import RESULTS, TABLE, kept, markdown, with_the_rest
+from yanmo.trials import RESULTS, TABLE, digits_of, kept, markdown, with_the_rest
 
 TRIALS = "trials"
 """In the stage's folder: a folder for each weighting and seed."""
@@ -56,6 +57,7 @@ class Gain:
     metric: str
     mean: float
     half: float | None
+    digits: int = 1
 
     @property
     def is_negative(self) -> bool:
@@ -63,8 +65,8 @@ class Gain:
         return self.half is not None and self.mean + self.half < 0
 
     def __str__(self) -> str:
-        mean = round(self.mean, 1) + 0.0                  # no -0.0
-        return f"{mean:+.1f}" + ("" if self.half is None else f" ± {self.half:.1f}")
+        mean = round(self.mean, self.digits) + 0.0        # no -0.0
+        return f"{mean:+.{self.digits}f}" + ("" if self.half is None else f" ± {self.half:.{self.digits}f}")
 
 
 def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -76,12 +78,14 @@ def carry_out(joint: Joint, progress: Progress = silent, say: Callable[[str], No
     if (before := _before(joint)) is not None:
         return before
     data = {name: joint.data.get(name) or read_data(section, name, say) for name, section in joint.sections.items()}
-    first = next(iter(joint.sections.values()))
-    if first.is_new:
-        given = first.model_copy(update={"training": joint.section.training})
+    longest = max(joint.sections.values(), key=lambda section: TASKS[section.kind].longest)
+    if longest.is_new:
+        given = longest.model_copy(update={"training": joint.section.training})
         make_blank(given, [one for own in data.values() for one in own.train], joint.base, progress)
     found = _finished(joint, data, progress, say)
     alone = {name: _alone(joint.alone / name, section) for name, section in joint.sections.items()}
+    for name in (name for name, trials in alone.items() if not trials and (joint.alone / name / RESULTS).exists()):
+        say(f"{name}: no trial by itself has learned all of the network (methods: full), so no gain or loss is shown")
     gains = gains_of(found, alone)
     results = {"trials": found, "table": table(found, alone, gains), "gains": [asdict(gain) for gain in gains]}
     results["verdicts"] = verdicts(gains)
@@ -181,7 +185,7 @@ def gains_of(found: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Ma
             if before.half is not None and after.half is not None:
                 errors = [_standard_error(one) for one in (before, after)]
                 half = abs(scale) * student(min(before.seeds, after.seeds) - 1) * math.hypot(*errors)
-            gains.append(Gain(weighting, name, task["metric"], scale * (after.mean - before.mean), half))
+            gains.append(Gain(weighting, name, task["metric"], scale * (after.mean - before.mean), half, digits_of(task)))
     return gains
 
 
@@ -201,7 +205,7 @@ def table(
     heads = {name: f"{name}: {task['metric'].replace('_', ' ')} ({split_of(task)})" for name, task in tasks.items()}
 
     def cell(name: str, values: Sequence[float]) -> str:
-        return rendered(values, digits=1, scale=tasks[name]["scale"])
+        return rendered(values, digits_of(tasks[name]), scale=tasks[name]["scale"])
 
     if any(alone.values()):
         line = {"weighting": BY_ITSELF}
@@ -231,7 +235,7 @@ def verdicts(gains: Sequence[Gain]) -> list[str]:
         open_ = [gain for gain in own if gain not in (*lost, *won)]
         parts = []
         if lost:
-            each = ", ".join(f"{gain.task} loses {-gain.mean:.1f} ± {gain.half:.1f}" for gain in lost)
+            each = ", ".join(f"{gain.task} loses {str(gain).removeprefix('-')}" for gain in lost)
             parts.append(f"negative transfer: {each}")
         if won:
             parts.append("gains: " + ", ".join(f"{gain.task} {gain}" for gain in won))

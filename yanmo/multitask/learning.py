@@ -16,8 +16,8 @@ import torch
 from yanmo import checkpoint, recipe
 from yanmo.batch import Order
 from yanmo.errors import UserError
-from yanmo.files import MANIFEST, new_folder, sha256_of
-from yanmo.finetune import RATES, RESULT, about, measure, spent, sums_of_base, task_on, validates_every
+from yanmo.files import MANIFEST, new_folder, sha256_of, write_atomically
+from yanmo.finetune import RATES, RESULT, UNHEARD, about, measure, spent, sums_of_base, task_on, validates_every
 from yanmo.labelled.data import Data
 from yanmo.memory import keep_freed_memory
 from yanmo.models.network import Network
@@ -28,6 +28,7 @@ from yanmo.objectives import Objective, objective_on
 from yanmo.optim import at_width
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
+from yanmo.recipe.tasks import EPOCHS, FEW_STEPS, MOST_EPOCHS
 from yanmo.shards import Shards
 from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import open_base, save_task
@@ -99,19 +100,20 @@ def learn(
         objective,
         order,
         held_out,
-        _training(trial, objective, parts, order, held_out),
+        _training(trial, objective, parts, order),
         folder,
         seed,
-        ranks=Ranks(),
+        ranks=Ranks(device=choose_device()),
         identity={"together": known_as},
         appraise=lambda: objective.check(valid),
         progress=progress,
         say=say,
     )
+    prepared = time.perf_counter() - began
     outcome = trainer.fit()
     if outcome.interrupted:
         return None
-    minutes = (time.perf_counter() - began) / 60
+    minutes = (prepared + outcome.seconds) / 60
     checkpoint.restore(objective, outcome.best or outcome.last)
     found: dict[str, Any] = {"weighting": trial.weighting, "seed": seed, "minutes": minutes, **spent(objective, outcome)}
     found["tasks"] = {name: measure(task, data[name], folder / JUDGED / name) for name, task in objective.tasks.items()}
@@ -123,7 +125,7 @@ def learn(
         with new_folder(folder / MODELS / name) as model:
             known = about(task, trial.sections[name], None if trial.is_new else trial.base, found["tasks"][name])
             save_task(task, model, trial.base, known | {"method": f"together, {trial.weighting}", "seed": trial.seed})
-    (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_atomically(folder / RESULT, json.dumps(found, indent=1, ensure_ascii=False))
     return found
 
 
@@ -192,7 +194,7 @@ def mixed(section: recipe.Together, parts: Parts, seed: int) -> tuple[MixedOrder
     return train, MixedOrder([parts.valid[name] for name in parts.objectives], even, sum(held_out), seed)
 
 
-def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: MixedOrder, held_out: MixedOrder) -> recipe.Training:
+def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: MixedOrder) -> recipe.Training:
     """The trainer's settings, with what the recipe leaves open: about `batch` examples a step, of all parts together."""
     given = trial.section.training
     each = [one.pieces / one.rows_per_epoch for one in order.orders if isinstance(one, Order)]
@@ -200,16 +202,19 @@ def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: Mixe
     rows = given.rows or max(len(parts.objectives), round(given.batch / pieces))
     rate = at_width(RATES["scratch" if trial.is_new else "full"], objective.network.config.width)
     training = given.resolved(rows, parts.length, rate, order.rows_per_epoch)
+    held_out = sum(parts.valid[name].rows_per_epoch for name in parts.tasks)
     every = training.validate_every or validates_every(training, order, held_out)
     return training.model_copy(update={"validate_every": every})
 
 
 def identity(trial: JointTrial, sums: Mapping[str, Mapping[str, str]]) -> str:
     """What a trial depends on, as one number: the sections, the base, the examples, of each task's files the sums, the text."""
-    section = trial.section.model_dump(mode="json", exclude={"seeds", "weighting", "parallel"})
-    own = {"seeds", "methods", "tune", "test", "training", "adaptation", "lint", "parallel"}
+    left_out = {"seeds": True, "weighting": True, "parallel": True, "training": UNHEARD}
+    section = trial.section.model_dump(mode="json", exclude=left_out)
+    own = {"seeds", "methods", "tune", "training", "adaptation", "lint", "parallel"}
     sections = {name: one.model_dump(mode="json", exclude=own) for name, one in trial.sections.items()}
     text = sha256_of(trial.shards / MANIFEST) if trial.section.objective is not None else None
     tree = {"section": section, "sections": sections, "base": sums_of_base(trial.base), "weighting": trial.weighting}
     tree |= {"data": {name: dict(sums[name]) for name in trial.sections}, "text": text}
+    tree |= {"usual": [RATES["scratch" if trial.is_new else "full"], FEW_STEPS, EPOCHS, MOST_EPOCHS]}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ Caruana 1997, "Multitask Learning". Losses and figures have the name of their pa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yanmo.batch import Row
+from yanmo.batch import Row, to_device
 from yanmo.errors import UserError
 from yanmo.models.network import Network
 from yanmo.multitask.order import PartRow
@@ -42,7 +43,7 @@ class MultiTask(Several):
         weights: Mapping[str, float] | None = None,
         main: str | None = None,
     ):
-        """rows: a few of each part. weights: what a part's loss is multiplied by, whatever the weighting; 1 if not said. main:
+        """rows: a few of each part. weights: what a part counts besides, whatever the weighting makes of it; 1 if not said. main:
         the task that decides which weights are kept, or all alike. Raises UserError for a part that is a game, or that has
         networks of its own.
         """
@@ -58,8 +59,9 @@ class MultiTask(Several):
         learn = [(part, rows[name]) for name, part in parts.items()]
         self.weights = [rehearsed(part, some, length, lambda one, batch: one(batch)) for part, some in learn]
         self.names = [{own: f"{name}/{own}" for own in found} for name, found in zip(parts, self.weights, strict=True)]
+        reached = Counter(key for part, some in learn for key in _reached(part, some, length))
+        named = {id(one): f"network.{name}" for name, one in network.named_parameters() if reached[id(one)] > 1}
         blocks = [{id(parameter) for parameter in block.parameters()} for block in blocks_of(network)]
-        named = {id(parameter): f"network.{name}" for name, parameter in network.named_parameters()}
         self.shared = [frozenset(named.values()), *(frozenset(named[key] for key in block & named.keys()) for block in blocks)]
 
     @property
@@ -101,13 +103,13 @@ class MultiTask(Several):
             penalty = self.weighting.penalty(number)
             if penalty is not None:
                 share = batch.counts[f"{name}/{PENALTY}"]
-                found[f"{name}/{PENALTY}"] = Loss(penalty * share, share)
+                found[f"{name}/{PENALTY}"] = Loss(penalty * share, share, self.own[number])
         return found
 
     def weighed(self, number: int, loss: Loss) -> Loss:
         """Held-out losses count what the recipe says, at all times alike."""
-        own = replace(loss, weight=loss.weight * self.own[number])
-        return self.weighting.weigh(number, own) if self.training else own
+        weighed = self.weighting.weigh(number, loss) if self.training else loss
+        return replace(weighed, weight=weighed.weight * self.own[number])
 
     # Gradients apart, and what is remembered
 
@@ -115,7 +117,7 @@ class MultiTask(Several):
         return [self._learned(number) for number in range(len(self.parts))] if self.weighting.apart else ()
 
     def join(self, gradients: Apart, means: Mapping[str, float]) -> None:
-        gradients.join(self.weighting.factors(gradients, self._losses(means), self.shared), self.shared[0])
+        gradients.join(self.weighting.factors(gradients, self._losses(means), self.shared, self.own), self.shared[0])
 
     def took(self, turn: str, means: Mapping[str, float]) -> None:
         self.weighting.took(self._losses(means))
@@ -127,9 +129,9 @@ class MultiTask(Several):
     def _losses(self, means: Mapping[str, float]) -> Losses:
         """Each part's loss by what its parts count in it, None where nothing of it was in the step."""
         found: list[float | None] = []
-        for names, weights, own in zip(self.names, self.weights, self.own, strict=True):
+        for names, weights in zip(self.names, self.weights, strict=True):
             present = [weights[name] * means[full] for name, full in names.items() if weights[name] and full in means]
-            found.append(own * sum(present) if present else None)
+            found.append(sum(present) if present else None)
         return found
 
     # Held-out examples
@@ -147,4 +149,20 @@ class MultiTask(Several):
         """A task's own, from figures with its name before them."""
         task = self.tasks[name]
         merit = task.merit({key.removeprefix(f"{name}/"): value for key, value in found.items() if key.startswith(f"{name}/")})
-        return merit / 100 if task.deciding in task.hundredths else merit
+        return merit / 100 if task.deciding in task.hundredths and task.deciding not in task.lower else merit
+
+
+def _reached(part: Objective, rows: Sequence[Row], length: int) -> set[int]:
+    """The ids of the parameters that what a part learns depends on: the leaves of its graph for these rows."""
+    with torch.random.fork_rng(devices=[]):
+        losses = part(to_device(part.collate(rows, length), part.network.device))
+    nodes = [loss.total.grad_fn for loss in losses.values() if loss.weight and loss.total.grad_fn is not None]
+    seen, found = set(nodes), set[int]()
+    while nodes:
+        node = nodes.pop()
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        fresh = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= fresh
+        nodes.extend(fresh)
+    return found

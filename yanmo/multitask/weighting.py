@@ -56,9 +56,11 @@ class Weighting(nn.Module):
         """What is learned of a part besides its loss, a scalar; nothing as a rule."""
         return None
 
-    def factors(self, gradients: Apart, losses: Losses, shared: Sequence[Collection[str]]) -> list[float]:
+    def factors(
+        self, gradients: Apart, losses: Losses, shared: Sequence[Collection[str]], own: Sequence[float]
+    ) -> list[float]:
         """How much each part's gradient counts by the parameters that parts share, of which `shared` has the names: of all, and
-        then of each block."""
+        then of each block. own: by what gradients are multiplied already, whatever the weighting."""
         raise AssertionError("a weighting that wants gradients apart joins them")
 
     def took(self, losses: Losses) -> None:
@@ -141,12 +143,14 @@ class GradNorm(Weighting):
         self.register_buffer("first", torch.full((parts,), math.nan))
         self._next: Tensor | None = None
 
-    def factors(self, gradients: Apart, losses: Losses, shared: Sequence[Collection[str]]) -> list[float]:
+    def factors(
+        self, gradients: Apart, losses: Losses, shared: Sequence[Collection[str]], own: Sequence[float]
+    ) -> list[float]:
         present = torch.tensor([loss is not None for loss in losses])
         self._next = None
         if int(present.sum()) > 1:
             for names in reversed(shared):
-                norms = gradients.products(names).diagonal().sqrt()[present]
+                norms = (gradients.products(names).diagonal().sqrt() / torch.tensor(own))[present]
                 if bool((norms > 0).all()):
                     self._next = self._moved(present, norms, torch.tensor([loss for loss in losses if loss is not None]))
                     break
@@ -187,7 +191,9 @@ class PCGrad(Weighting):
     def weigh(self, part: int, loss: Loss) -> Loss:
         return loss
 
-    def factors(self, gradients: Apart, losses: Losses, shared: Sequence[Collection[str]]) -> list[float]:
+    def factors(
+        self, gradients: Apart, losses: Losses, shared: Sequence[Collection[str]], own: Sequence[float]
+    ) -> list[float]:
         generator = torch.Generator().manual_seed(int(self.steps))
         orders = [torch.randperm(len(losses), generator=generator).tolist() for _ in losses]
         self._last = projected(gradients.products(shared[0]), orders).sum(0).tolist()

@@ -20,10 +20,14 @@ FEW_STEPS, FEW_STEPS_BESIDE = 500, 1000
 Hu et al. 2021 give it several times the passes too."""
 
 
+def few_steps(method: Method) -> int:
+    """Where three passes are fewer steps than this, there are more passes."""
+    return FEW_STEPS_BESIDE if method in ("adapter", "lora") else FEW_STEPS
+
+
 def usual_epochs(steps: float, method: Method = "full") -> float:
     """Passes over the examples when the recipe names no budget. steps: of one pass."""
-    few = FEW_STEPS_BESIDE if method in ("adapter", "lora") else FEW_STEPS
-    return min(MOST_EPOCHS, max(EPOCHS, few / steps))
+    return min(MOST_EPOCHS, max(EPOCHS, few_steps(method) / steps))
 
 
 class TaskTraining(Training):
@@ -49,12 +53,17 @@ class TaskTraining(Training):
     keep: int = Field(default=1, ge=1)
     """Latest checkpoints kept, besides the best."""
 
-    def resolved(self, rows: int, length: int, rate: float, rows_per_epoch: int, method: Method = "full") -> Training:
-        """The trainer's own settings, with what the recipe leaves open."""
+    def resolved(
+        self, rows: int, length: int, rate: float, rows_per_epoch: int, method: Method = "full", share: float = 1.0
+    ) -> Training:
+        """The trainer's own settings, with what the recipe leaves open, for a share of the budget."""
         given: dict[str, Any] = self.model_dump(exclude={"batch"}) | {"rows": rows, "length": length}
         given["learning_rate"] = self.learning_rate or rate
         if all(given[budget] is None for budget in BUDGETS):
             given["epochs"] = usual_epochs(rows_per_epoch / rows, method)
+        budget = next(name for name in BUDGETS if given[name] is not None)
+        if share != 1:
+            given[budget] = max(1, round(share * given[budget])) if budget in ("steps", "tokens") else share * given[budget]
         return Training(**given)
 
 
@@ -76,7 +85,7 @@ class Adaptation(Section):
     rank: int | None = Field(default=None, ge=1)
     """Of LoRA's matrices, by default 128, or half of the network's width where that is less."""
     alpha: int | None = Field(default=None, ge=1)
-    """LoRA's scale, over its rank; by default twice the rank."""
+    """LoRA's scale, over its rank (rslora: over the rank's root); by default so that changes count twice."""
     variant: Literal["lora", "rslora", "dora"] | None = None
     """lora (Hu et al. 2021), rslora (Kalajdzievski 2023), dora (Liu et al. 2024)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -106,6 +115,8 @@ def _started(value: Any) -> Any:
     return {"start": value} if isinstance(value, str) else value
 
 
+Candidates = Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)]
+"""Values that are tried."""
 Files = Annotated[tuple[str, ...], BeforeValidator(as_several)]
 """One file or several, or `sample:NAME`."""
 
@@ -147,7 +158,7 @@ class TaskSection(Section):
     parallel: int = Field(default=1, ge=1)
     """Trials at a time, each in a process with its share of the cores: one on each core gets through more small networks than one
     after another on all."""
-    tune: dict[Literal["learning_rate", "batch", "epochs"], tuple[float, ...]] = Field(default_factory=dict)
+    tune: dict[Literal["learning_rate", "batch", "epochs"], Candidates] = Field(default_factory=dict)
     """Settings of training to choose from, by successive halving on the validation examples."""
 
     fits: ClassVar[tuple[NetworkKind, ...]] = ()
@@ -162,6 +173,25 @@ class TaskSection(Section):
     def tried(self) -> tuple[Method, ...]:
         """The ways that are tried."""
         return self.methods or (("scratch",) if self.is_new else (self.adaptation.method,))
+
+    @model_validator(mode="after")
+    def _nothing_is_tried_twice(self) -> TaskSection:
+        tried = {f"tune.{name}": values for name, values in self.tune.items()}
+        for name, values in {"seeds": self.seeds, "methods": self.methods, **tried}.items():
+            if twice := sorted({str(value) for value in values if values.count(value) > 1}):
+                raise ValueError(f"{name}: {', '.join(twice)} is named twice; once is enough")
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_is_heard(self) -> TaskSection:
+        if any(batch % 1 for batch in self.tune.get("batch", ())):
+            raise ValueError("tune.batch: a step has a whole number of examples")
+        if "batch" in self.tune and self.training.rows is not None:
+            raise ValueError("tune.batch: training.rows says already how much a step has; leave one of both out")
+        budgets = [name for name in BUDGETS if name != "epochs" and getattr(self.training, name) is not None]
+        if "epochs" in self.tune and budgets:
+            raise ValueError(f"tune.epochs: training.{budgets[0]} is the budget already; leave one of both out")
+        return self
 
     @model_validator(mode="after")
     def _new_networks_learn_everything(self) -> TaskSection:
@@ -192,7 +222,7 @@ class ClassificationTask(TaskSection):
     several: bool = False
     """A text may have several labels, or none."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: rare labels weigh more, so that all labels weigh the same."""
+    """balanced: rare labels weigh more, so that all labels weigh the same; a text of several labels weighs their mean."""
 
 
 class RegressionTask(TaskSection):
@@ -252,8 +282,9 @@ class WritingTask(TaskSection):
 
 class TranslationTask(WritingTask):
     kind: Literal["translation"] = "translation"
-    language: str | None = None
-    """Of the targets, for the metrics' tokenizer: zh, ja, ko or another; by default seen from the targets."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None = None
+    """Of the targets, for the metrics' tokenizer, by its code of two or three letters: zh, ja, ko, de ...; by default seen from
+    the targets."""
 
 
 class SummarisationTask(WritingTask):

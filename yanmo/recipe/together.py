@@ -31,7 +31,8 @@ class Together(Section):
     """How the losses are weighed; several are compared. fixed; uncertainty (Kendall et al. 2018); average, dynamic weight average
     (Liu et al. 2019); gradnorm (Chen et al. 2018); pcgrad, gradients that do not conflict (Yu et al. 2020)."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """What losses are multiplied by, by the name of the task or the objective's kind, whatever the weighting; 1 if not said."""
+    """What losses are multiplied by, besides what the weighting makes of them, by the name of the task or the objective's kind;
+    1 if not said."""
     alpha: float = Field(default=1.5, ge=0)
     """Of gradnorm: how much more is asked of the gradients of tasks that learn more slowly."""
     main: str | None = None

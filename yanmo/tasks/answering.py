@@ -40,6 +40,8 @@ from yanmo.tokenizer import Tokens
 LEAST = 8
 """Tokens of a context that a question must leave room for."""
 THRESHOLD = "threshold"
+SURE = 1e4
+"""The absence of an answer where there is nothing that one could point at."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Answering(Task):
         super().__init__(network, head, tokens, section, labels, length)
         looks_back = network.continues and not isinstance(network, Seq2Seq)
         self._none_is_last = bool(tokens.suffix) and (looks_back or not tokens.prefix)
+        self._language: str | None = None
+        """Of the answers that were measured last."""
 
     @classmethod
     def labels_of(cls, section: Any, examples: Sequence[Asked]) -> tuple[str, ...]:
@@ -221,7 +225,7 @@ class Answering(Task):
     def predict(self, example: Asked, windows: Sequence[AskedWindow], found: Sequence[Found]) -> Answer:
         window, best = max(zip(windows, found, strict=True), key=lambda pair: pair[1].score)
         nothing = min(found, key=lambda one: one.nothing)  # what the window that is surest of an answer says, as in run_squad.py
-        absence = nothing.nothing - best.score
+        absence = SURE if best.score == -math.inf else nothing.nothing - best.score
         if best.score == -math.inf or absence > self.kept.get(THRESHOLD, math.inf):
             return Answer("", 0, 0, nothing.chance_of_nothing, absence)
         begin, end = int(window.offsets[best.first, 0]), int(window.offsets[best.last, 1])
@@ -243,10 +247,12 @@ class Answering(Task):
         return prediction.text or NOTHING
 
     def wrong(self, example: Asked, prediction: Answer) -> float:
-        return float(not text_metrics.answer_em(prediction.text, _texts(example)))
+        return float(not text_metrics.answer_em(prediction.text, _texts(example), self._language))
 
     def figures(self, examples: Sequence[Asked], predictions: Sequence[Answer]) -> dict[str, float]:
-        return text_metrics.answers([_texts(example) for example in examples], [one.text for one in predictions])
+        gold, said = [_texts(example) for example in examples], [one.text for one in predictions]
+        self._language = text_metrics.language_of_answers(gold, said)
+        return text_metrics.answers(gold, said, self._language)
 
     def _scores(self, batch: AskedBatch) -> Tensor:  # (W, M, 2)
         scores = self.scores(batch.packed).flatten(0, 1)[batch.places].float()
@@ -260,7 +266,7 @@ class Answering(Task):
     def _parts(self, example: Asked, question: Sequence[int], size: int) -> list[tuple[int, int]]:
         """Windows overlap at least so far that each answer that can be predicted stands whole in one of them."""
         room = room_beside(self.tokens, self.length, pair=True) - len(question)
-        if room < min(size, LEAST):
+        if room < max(1, min(size, LEAST)):
             raise UserError(
                 f"{example.origin}: the question has {len(question)} tokens and leaves no room for the context in rows of "
                 f"{self.length}; lengthen training.length (the network reads {self.network.config.length})"

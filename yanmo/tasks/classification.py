@@ -1,7 +1,7 @@
 """What a text is, or how two texts belong together: one label of several, several labels, or a number.
 
-Long texts are read in windows; what is found in them is averaged. An example counts once in the loss, however many windows it
-has.
+Long texts are read in windows; what is found in them is averaged, of several labels the greatest is taken. An example counts once
+in the loss, however many windows it has.
 Letters: W windows, O outputs.
 """
 
@@ -132,7 +132,7 @@ class Classification(TextTask):
     """One label of several by a softmax; or of each label, by a sigmoid, whether the text has it."""
 
     kind = "classification"
-    metric = "accuracy"
+    metric = "accuracy"                                   # micro F1 where there are several labels
     lower = ("calibration_error",)
 
     def __init__(
@@ -140,6 +140,8 @@ class Classification(TextTask):
     ):
         super().__init__(network, head, tokens, section, labels, length)
         self.several = section.several
+        if self.several:
+            self.metric = "micro_f1"  # pyright: ignore[reportAttributeAccessIssue]
         self.exclusive = not self.several
         self.has_accuracy = not self.several  # pyright: ignore[reportIncompatibleVariableOverride, reportAttributeAccessIssue]
         self._number = {label: number for number, label in enumerate(self.labels)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -102,11 +103,22 @@ class Dialogue(Task):
         return ()
 
     def encode(self, examples: Sequence[Conversation]) -> list[Window]:
-        """A window for each conversation, or for each answer in it. Raises UserError for one without an answer."""
+        """A window for each conversation, or for each answer in it; none where what is answered fills the row by itself. Raises
+        UserError for a conversation without an answer."""
         windows: list[Window] = []
+        full: list[str] = []
         for number, example in enumerate(examples):
-            found = self._encoded(example)
-            windows += [self._window(len(windows) + at, number, example.origin, one) for at, one in enumerate(found)]
+            for found in self._encoded(example):
+                if found.learned.any():
+                    windows.append(self._window(len(windows), number, found))
+                else:
+                    full.append(example.origin)
+        if full:
+            warnings.warn(
+                f"dialogue: {len(full)} answers are not learned, for what they answer fills a row of {self.length} by itself "
+                f"(the first: {full[0]}); lengthen training.length",
+                stacklevel=2,
+            )
         return windows
 
     def _encoded(self, example: Conversation) -> list[Learned]:
@@ -122,14 +134,12 @@ class Dialogue(Task):
             for end in (ends if learn == "assistant" else ends[-1:])
         ]
 
-    def _window(self, number: int, example: int, origin: str, found: Learned) -> TalkedWindow:
+    def _window(self, number: int, example: int, found: Learned) -> TalkedWindow:
         ids, learned, taken = found.ids, found.learned, None
         if self.two_sided:
             inside = _inside(self.sides.prefix, ids)
             ids, learned = ids[inside:], learned[inside:]
             answer = int(learned.sum())
-            if not answer:
-                raise UserError(f"{origin}: what is answered fills a row of {self.length} by itself; lengthen training.length")
             taken = self.sides.places(len(ids) - answer, answer, len(ids))
         return TalkedWindow(
             document=number, tokens=ids, sentences=NO_WORDS, words=NO_WORDS, ends=not found.lost, example=example,
@@ -211,7 +221,8 @@ class Dialogue(Task):
         """The mean loss of a token that the assistant says, in nats, and its exponential."""
         total, count = 0.0, 0
         with in_mode(self):
-            for rows, length in self._rows(self.encode(examples)):
+            windows = self.encode(examples)
+            for rows, length in self._rows(windows) if windows else ():
                 batch = to_device(self.collate(rows, length), self.network.device)
                 total += float(self.losses(batch, "model")[self.kind].total)
                 count += batch.counts[self.kind]

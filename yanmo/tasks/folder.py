@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -90,7 +91,7 @@ def load_task(folder: str | Path, base: str | Path | None = None) -> Task:
     tree = read_task_file(folder)
     try:
         section = TypeAdapter(recipe.Task).validate_python(tree["section"])
-        labels, length = tree["labels"], int(tree["length"])
+        labels, length = list(map(str, tree["labels"])), int(tree["length"])
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise UserError(f"{folder / TASK_FILE}: not what yanmo writes: {error}") from None
     made = TASKS[section.kind]
@@ -105,10 +106,13 @@ def load_task(folder: str | Path, base: str | Path | None = None) -> Task:
     task = made(network, head, tokens, section, labels, length)
     task.kept = dict(tree.get("kept", {}))
     if own := _own_parameters(task):
-        read = load_file(folder / OWN_FILE)
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(read[name])
+        try:
+            read = load_file(folder / OWN_FILE)
+            with torch.no_grad():
+                for name, parameter in own.items():
+                    parameter.copy_(read[name])
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise UserError(f"{folder / OWN_FILE}: missing, broken, or of another model: {error}") from None
     return task.eval()
 
 

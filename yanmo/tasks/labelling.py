@@ -233,7 +233,7 @@ def _windows(pieces: Sequence[Sequence[int]], room: int, stride: float) -> Itera
 def _written(example: Tagged) -> list[str]:
     """The words as they stand in the text, a blank before each that has one there."""
     text, offsets = placed_words(example)
-    befores = [0, *(end for _, end in offsets[:-1])]
+    befores = [0, *(end for _, end in offsets)][: len(offsets)]
     return [
         (" " if text[before:begin].isspace() else "") + word
         for word, (begin, _), before in zip(example.tokens, offsets, befores, strict=True)

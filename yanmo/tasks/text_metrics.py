@@ -112,7 +112,7 @@ def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], language: s
     (evaluate-v2.0.py), in words, without case, punctuation and English articles.
     """
     check_pairs(gold, predicted)
-    language = language or _language_of_answers(gold, predicted)
+    language = language or language_of_answers(gold, predicted)
     pairs = [*zip(predicted, gold, strict=True)]
     em = np.array([answer_em(text, right, language) for text, right in pairs], np.float64)
     f1 = np.array([answer_f1(text, right, language) for text, right in pairs])
@@ -126,7 +126,7 @@ def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], language: s
 
 def answer_em(text: str, right: Sequence[str], language: str | None = None) -> bool:
     """Whether an answer is one of the right ones; see answers."""
-    exact = _cmrc_exact if (language or _language_of_answers([right], [text])) in CHINESE else _squad_exact
+    exact = _cmrc_exact if (language or language_of_answers([right], [text])) in CHINESE else _squad_exact
     return any(exact(one, text) for one in right or ("",))
 
 
@@ -134,11 +134,12 @@ def answer_f1(text: str, right: Sequence[str], language: str | None = None) -> f
     """How much of the best of the right answers an answer is; see answers."""
     if not right:
         return float(answer_em(text, right, language))
-    overlap = _cmrc_overlap if (language or _language_of_answers([right], [text])) in CHINESE else _squad_overlap
+    overlap = _cmrc_overlap if (language or language_of_answers([right], [text])) in CHINESE else _squad_overlap
     return max(overlap(one, text) for one in right)
 
 
-def _language_of_answers(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> str:
+def language_of_answers(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> str:
+    """Of all that is right, or of what is said where nothing is; see language_of."""
     return language_of([*chain.from_iterable(gold)] or predicted)
 
 

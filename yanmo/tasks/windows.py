@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from yanmo.batch import Fit, Order, Packed, Piece, Row
+from yanmo.errors import UserError
 from yanmo.tokenizer import Tokens
 
 LONGEST, SHORTEST = 256, 128
@@ -59,6 +60,10 @@ class WindowOrder(Order):
 
     def piece(self, piece: int) -> Piece:
         return self.windows[piece]
+
+    def _check_enough(self, places: int) -> None:
+        if not places:
+            raise UserError("none of the examples has anything that could be read; lengthen training.length, or give other ones")
 
 
 @dataclass(frozen=True)
