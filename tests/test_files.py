@@ -74,6 +74,25 @@ def make(final, text, error=None):
             raise error
 
 
+def test_what_nobody_here_has_written_is_never_replaced(tmp_path):
+    theirs, file = tmp_path / "theirs", tmp_path / "notes.txt"
+    theirs.mkdir()
+    (theirs / "notes.txt").write_text("mine", encoding="utf-8")
+    file.write_text("mine too", encoding="utf-8")
+    for place in (theirs, file):
+        with pytest.raises(UserError, match="is there already, and nothing that yanmo has written"), new_folder(place):
+            pass
+    assert (theirs / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert file.read_text(encoding="utf-8") == "mine too"
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / "a").write_text("a", encoding="utf-8")
+    with pytest.raises(UserError, match="a file stands where a folder is to be"), new_folder(file / "inside"):
+        pass
+    with pytest.raises(UserError, match="a file stands where a folder is to be"), lock_folder(file):
+        pass
+
+
 def test_a_folder_is_replaced_and_a_failure_leaves_the_old_one(tmp_path):
     final = tmp_path / "made"
     make(final, "one")

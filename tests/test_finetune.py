@@ -303,6 +303,25 @@ def test_the_model_to_adapt_is_never_replaced(finished, reviews, tmp_path, monke
     assert (base / "model.safetensors").read_bytes() == before
 
 
+def test_results_do_not_go_over_the_model_that_they_are_from(finished, reviews, tmp_path):
+    shutil.copytree(finished[0] / "pretrain", tmp_path / "pretrain")
+    base = tmp_path / "pretrain" / "model"
+    before = (base / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="is there already, and no task has made it"):
+        carry_out(Trials(section_of(reviews), base, base.parent))
+    assert (base / "model.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match=r"nowhere: no such folder\. Models found: "):
+        carry_out(Trials(section_of(reviews), tmp_path / "nowhere", tmp_path / "out"))
+
+
+def test_a_metric_that_there_is_not_is_named_before_the_first_step(finished, reviews, tmp_path):
+    found = Trials(section_of(reviews, metric="accurracy"), finished[0] / "pretrain" / "model", tmp_path / "out")
+    with pytest.raises(UserError, match="metric 'accurracy': classification finds accuracy"):
+        carry_out(found)
+    lines = (tmp_path / "out" / "full-seed0" / "metrics.jsonl").read_text(encoding="utf-8") if found.folder.exists() else ""
+    assert '"step": 1' not in lines
+
+
 def test_a_stop_of_finetune_says_how_it_goes_on(finished, reviews, tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise Interrupted

@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 def in_blocks(items: Iterable[T], most: int) -> Iterator[list[T]]:
-    """Lists of at most so many items, in their order. Of an open text file, as standard input, the items are its lines, and those
-    that have come are given out while it waits for others. Bytes that are no text there become halves of surrogate pairs."""
-    if isinstance(items, io.TextIOWrapper):
+    """Lists of at most so many items, in their order. Of standard input the items are its lines, and those that have come are
+    given out while it waits for others; bytes that are no text there become halves of surrogate pairs."""
+    if items is sys.stdin and isinstance(items, io.TextIOWrapper):
         found: Any = _arriving(items, most)
         yield from found
         return

@@ -33,6 +33,8 @@ ADVICE = {
     errno.EROFS: "the disk is mounted read-only; choose another folder",
     errno.EACCES: "no permission to write there; choose another folder or change its permissions",
     errno.EPERM: "no permission to write there; choose another folder or change its permissions",
+    errno.EEXIST: "a file stands where a folder is to be; choose another name",
+    errno.ENOTDIR: "a file stands where a folder is to be; choose another name",
 }
 
 
@@ -80,9 +82,10 @@ def new_folder(final: Path | str) -> Iterator[Path]:
     """A temporary folder that becomes `final`, with a manifest, when the block ends; on an error it is removed.
 
     An existing `final` is moved aside and removed only when the new one is in place. Raises UserError when the disk is
-    full or read-only.
+    full or read-only, and where something stands that was not written so.
     """
     final = Path(final)
+    _spare_foreign(final)
     temporary = final.with_name(f".{final.name}.partial-{os.getpid()}")
     replaced = final.with_name(f".{final.name}.old-{os.getpid()}")
     with writing(final):
@@ -102,6 +105,13 @@ def new_folder(final: Path | str) -> Iterator[Path]:
             raise
         _sync(final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _spare_foreign(final: Path) -> None:
+    """Raises UserError where a folder or a file stands that nobody here has written."""
+    ours = final.is_dir() and ((final / MANIFEST).exists() or all(path.name.startswith(".") for path in final.iterdir()))
+    if final.exists() and not ours:
+        raise UserError(f"{final} is there already, and nothing that yanmo has written; choose another name, or move it away")
 
 
 def link(source: str, target: str) -> None:

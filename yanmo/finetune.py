@@ -107,6 +107,8 @@ def finetune(
     )
     for note in task.beside(order.pieces / order.rows_per_epoch * trainer.share.micro):
         say(note)
+    if section.metric is not None:
+        task.merit(task.check(data.valid))                # a name that it does not find is said now
     prepared = time.perf_counter() - began
     outcome = trainer.fit()
     if outcome.interrupted:

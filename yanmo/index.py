@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save
+from torch import Tensor
 
 from yanmo.arriving import in_blocks
 from yanmo.corpus.read import Reader, Unreadable, parse
@@ -113,10 +114,25 @@ def build_index(
 def embedded_lines(network: Network, tokens: Tokens, texts: Iterable[str]) -> Iterator[str]:
     """A line of JSON with text and vector for each text, as soon as it is there; empty lines are left out. Raises UserError as
     `embed` does."""
+    number = 0
     for lines in in_blocks(texts, LINES):
-        block = [text for line in lines if (text := line.strip())]
-        for text, vector in zip(block, embed(network, tokens, block) if block else (), strict=True):
+        numbered = [(number + place, text) for place, line in enumerate(lines, 1) if (text := line.strip())]
+        number += len(lines)
+        for text, vector in _embedded(network, tokens, numbered):
             yield json.dumps({"text": text, "vector": [round(number, 6) for number in vector.tolist()]}, ensure_ascii=False)
+
+
+def _embedded(network: Network, tokens: Tokens, numbered: Sequence[tuple[int, str]]) -> Iterator[tuple[str, Tensor]]:
+    """Texts with their vectors, together if they all have one; else one by one, to say in which line there is none."""
+    texts = [text for _, text in numbered]
+    try:
+        yield from zip(texts, embed(network, tokens, texts) if texts else (), strict=True)
+    except UserError:
+        for number, text in numbered:
+            try:
+                yield text, embed(network, tokens, [text])[0]
+            except UserError as error:
+                raise UserError(f"line {number}: {error}") from None
 
 
 def save_vectors(network: Network, tokens: Tokens, texts: Iterable[str], out: Path) -> None:
@@ -141,7 +157,7 @@ def open_index(folder: str | Path, model: str | Path | None = None) -> Index:
     folder = Path(folder)
     try:
         facts = Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         how = f"make one with `yanmo index MODEL FILE --out {folder}`"
         raise UserError(f"{folder}: no index here (it has no {FACTS}); {how}") from None
     except (ValueError, TypeError) as error:

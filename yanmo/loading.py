@@ -20,8 +20,7 @@ def load(folder: str | Path) -> tuple[Network, Tokens]:
     for a tokenizer with more ids than the network has.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(_nothing_here(folder))
+    check_folder(folder)
     tokens = load_tokenizer(folder)
     network = models.load(folder)
     if tokens.size > network.config.vocabulary:
@@ -30,6 +29,12 @@ def load(folder: str | Path) -> tuple[Network, Tokens]:
             "they do not belong together"
         )
     return network.eval(), tokens
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError for a folder that holds no whole model, naming the models near it."""
+    if not (folder / "config.json").is_file():
+        raise UserError(_nothing_here(folder))
 
 
 def _nothing_here(folder: Path) -> str:

@@ -24,6 +24,7 @@ from yanmo.files import copy_folder, write_atomically
 from yanmo.finetune import RESULT, Trial, check_method, finetune, identity, split_of
 from yanmo.labelled.data import Data, read_data, sums_of
 from yanmo.lanes import through_lanes
+from yanmo.loading import check_folder
 from yanmo.progress import Progress, silent
 from yanmo.tasks.intervals import interval, rendered
 
@@ -51,6 +52,9 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     """
     if (before := _before(trials)) is not None:
         return before
+    if not trials.section.is_new:
+        check_folder(trials.base)
+    _spare_models(trials.folder)
     data = trials.data or read_data(trials.section, say=say)
     if trials.section.is_new:
         make_blank(trials.section, data.train, trials.base, progress)
@@ -71,6 +75,12 @@ def carry_out(trials: Trials, progress: Progress = silent, say: Say = print) -> 
     write_atomically(trials.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False))
     write_atomically(trials.folder / TABLE, "\n".join(markdown(results["table"])) + "\n")
     return results
+
+
+def _spare_models(folder: Path) -> None:
+    """Raises UserError where a model stands in the place of the one to come that no trial here has made."""
+    if (folder / "model").exists() and not (folder / RESULTS).exists() and not any(folder.glob("*-seed*")):
+        raise UserError(f"{folder / 'model'} is there already, and no task has made it; let the results go elsewhere (--out)")
 
 
 def _before(trials: Trials) -> dict[str, Any] | None:

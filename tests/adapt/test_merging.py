@@ -125,3 +125,14 @@ def test_a_bottleneck_adapter_is_saved_with_its_head(tmp_path, base, kind):
     networks.save(tiny("bert", layers=1), tmp_path / "other")
     with pytest.raises(UserError, match="was learned on another base"):
         load_adapter(tmp_path / "adapter", tmp_path / "other")
+
+
+def test_nothing_is_merged_into_what_is_there(tmp_path, base):
+    network = networks.load(base).eval()
+    add_lora(network, Lora(4))
+    save_adapter(changed(network), tmp_path / "adapter", base)
+    before = (tmp_path / "adapter" / "adapter.json").read_bytes()
+    for place in (tmp_path / "adapter", base):
+        with pytest.raises(UserError, match="is there already; name a new folder"):
+            merge_task(tmp_path / "adapter", place, base)
+    assert (tmp_path / "adapter" / "adapter.json").read_bytes() == before

@@ -16,6 +16,7 @@ import yanmo
 from yanmo import cli, index
 from yanmo.errors import UserError
 from yanmo.files import check_manifest
+from yanmo.index import embedded_lines
 from yanmo.models import build, save
 from yanmo.recipe import Model, parse_recipe
 from yanmo.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -128,6 +129,21 @@ def test_what_cannot_be_found_or_made(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not read both ways"):
         yanmo.build_index(a_decoder(tmp_path / "gpt2", model), [str(file)], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_text_without_a_vector_is_named_by_its_line(model: Path) -> None:
+    network, tokens = yanmo.load(model)
+    lines = ["old bread", "", *["small town"] * 70, "port " * 200, "a port"]
+    said = embedded_lines(network, tokens, lines)
+    found = []
+    with pytest.raises(UserError, match=r"line 73: text 1 has \d+ tokens"):  # noqa: PT012  # what comes before it is kept
+        for line in said:
+            found.append(json.loads(line)["text"])
+    assert found == ["old bread", *["small town"] * 70]
+    with pytest.raises(UserError, match=r"line 2: text 1: character 4 is none \(U\+DCE9\), as bytes become that are no UTF-8"):
+        list(embedded_lines(network, tokens, ["fine", "caf\udce9"]))
+    with pytest.raises(UserError, match="texts are a list"):
+        yanmo.embed(network, tokens, "old bread")
 
 
 def a_decoder(folder: Path, like: Path) -> Path:

@@ -119,9 +119,11 @@ def load_task(folder: str | Path, base: str | Path | None = None) -> Task:
 def merge_task(folder: Path, into: Path, base: Path | None = None) -> adapt.Merged:
     """Fold the LoRA of a folder, a task's or one that peft has saved, into its base, as a new folder that needs none.
 
-    Raises UserError where there is no LoRA, where merged and unmerged outputs differ, and where the merged network is the base:
-    then nothing is written.
+    Raises UserError where there is no LoRA, where merged and unmerged outputs differ, where the merged network is the base, and
+    where `into` is there already: then nothing is written.
     """
+    if into.exists():
+        raise UserError(f"{into} is there already; name a new folder, or move it away")
     if not is_adapter(folder):
         raise UserError(f"{folder}: no adapter here; what is merged is the folder of a task that was learned with method lora")
     if not (folder / TASK_FILE).exists():

@@ -154,7 +154,12 @@ class Tokens:
         named: such a name stands for the token, as in transformers; for what a person asks a network, never for a corpus.
         """
         tokenizer = self._naming if named else self.tokenizer
-        encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        texts = list(texts)
+        try:
+            encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            _refuse_halves(texts)
+            raise
         return [encoding.ids for encoding in encoded]
 
     def encode_mixed(self, parts: Sequence[str | int]) -> tuple[list[int], list[int]]:
@@ -175,6 +180,16 @@ class Tokens:
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """The text of the ids."""
         return self.tokenizer.decode([int(index) for index in ids], skip_special_tokens=skip_special)
+
+
+def _refuse_halves(texts: Sequence[str]) -> None:
+    """Raises UserError for the first text with half of a surrogate pair, which is what bytes become that are no text."""
+    for number, text in enumerate(texts, 1):
+        if (half := re.search("[\ud800-\udfff]", text)) is not None:
+            raise UserError(
+                f"text {number}: character {half.start() + 1} is none (U+{ord(half[0]):04X}), as bytes become that are no UTF-8; "
+                "convert the text, or leave the character out"
+            )
 
 
 def load_tokenizer(path: str | Path) -> Tokens:
