@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from collections.abc import Iterator
@@ -124,13 +125,17 @@ def lint(
     valid: Annotated[list[str] | None, typer.Option(help="Examples to choose by.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Examples to measure on.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
-    overrides: Overrides = None,
+    rest: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE|KEY=VALUE]...", help="Further files, and settings: fields.text=review")
+    ] = None,
 ) -> None:
     """Say what is wrong with labelled data before anything is trained on it. Status 1: do not train."""
     from yanmo.predict import linted
     from yanmo.recipe import parse_task
 
-    section = parse_task({"kind": task, "train": data, "valid": valid or [], "test": test or []}, overrides or [])
+    further = [one for one in rest or [] if "=" not in one or Path(one).exists()]
+    files = {"train": [data, *further], "valid": valid or [], "test": test or []}
+    section = parse_task({"kind": task, **files}, [one for one in rest or [] if one not in further])
     report = linted(section, model)
     if json:
         from json import dumps
@@ -482,6 +487,8 @@ def _interruptible() -> Iterator[None]:
 
 def main() -> None:
     """The command line; a person's mistake ends with one clear message and status 2, without a traceback."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")    # bytes that are no text are refused by the line that they stand in
     try:
         app()
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from yanmo.labelled.examples import Example, unlabelled
 from yanmo.labelled.findings import LintReport
 from yanmo.labelled.lint import lint_files
 from yanmo.labelled.reading import form_of, read_examples, read_record
+from yanmo.labelled.subject import Rule
 from yanmo.models import Network
+from yanmo.models.heads import build_head
 from yanmo.parallel import choose_device
 from yanmo.recipe import article
 from yanmo.tasks import TASKS, Task
-from yanmo.tasks.folder import TASK_FILE, load_task
+from yanmo.tasks.folder import TASK_FILE, is_adapter, load_task
+from yanmo.tasks.writing import Writing
 from yanmo.tokenizer import Tokens
 
 DIGITS = 6
@@ -52,7 +55,7 @@ class Model:
 
         Raises UserError for a model without a task, and for an input that says too little, by its number.
         """
-        if isinstance(inputs, str):
+        if isinstance(inputs, str | Mapping):
             raise UserError("predict takes a list of inputs, each with a prediction of its own; for one text: [text]")
         return self.task.predictions([self.example(one, f"input {number}") for number, one in enumerate(inputs, 1)])
 
@@ -111,21 +114,51 @@ def measured(model: Model, files: Sequence[str]) -> dict[str, float]:
 
 
 def linted(section: Any, folder: Path | None) -> LintReport:
-    """What is wrong with the files of a task's section, for a model where one is given. Raises UserError as reading them does."""
-    known: dict[str, Any] = {}
-    if folder is not None:
-        model = load(folder)
-        longest = min(TASKS[section.kind].longest, model.network.config.length)
-        known = {"tokens": model.tokenizer, "length": section.training.length or longest}
-        named = section.kind in ("classification", "labelling", "relation")
-        known |= {"labels": model.task.labels} if (folder / TASK_FILE).is_file() and named else {}
+    """What is wrong with the files of a task's section, for a model where one is given: one that is to learn the task, or that
+    has learned it and is to be measured. Raises UserError as reading them does, and for a model that can do neither."""
     return lint_files(
         section.train[0] if len(section.train) == 1 else section.train,
         valid=section.valid,
         test=section.test,
         **form_of(section),
-        **known,
+        **({} if folder is None else _reading(section, folder)),
     )
+
+
+def _reading(section: Any, folder: Path) -> dict[str, Any]:
+    """What lint_files takes of a model."""
+    model, made = load(folder), TASKS[section.kind]
+    learned = model.task if (folder / TASK_FILE).is_file() else None
+    if learned is not None and (learned.head is not None or is_adapter(folder)):  # nothing else is learned from such a folder
+        if learned.kind != section.kind:
+            raise UserError(
+                f"{folder}: {article(learned.kind)} model, which neither learns {section.kind} nor is measured by it; name the "
+                "pretrained folder that it began from"
+            )
+        labels = learned.labels if made.names_labels else ()
+        rule = replace(_rule_of(learned, learned.section), positions=learned.length, measures=True)
+        return {"tokens": learned.tokens, "length": learned.length, "labels": labels or None, "rule": rule}
+    network, tokens = model.network, made.tokens_for(section, model.tokenizer)
+    try:
+        section.check_family(network.config.family)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from None
+    positions = network.config.length
+    length = section.training.length or min(made.longest, positions)
+    if length > positions:
+        raise UserError(f"training.length {length} is longer than the {positions} positions of the network; shorten the rows")
+    task = None
+    if (kind := made.head_of(section)) is None:
+        task = made(network, None, tokens, section, (), length)
+    else:
+        build_head(network, kind, 2)                       # refuses a family that has none
+    return {"tokens": tokens, "length": length, "rule": replace(_rule_of(task, section), positions=positions)}
+
+
+def _rule_of(task: Task | None, section: Any) -> Rule:
+    together = task.sides.around + len(task.between) if isinstance(task, Writing) and task.between else None
+    given = {name: getattr(section, name) for name in ("prompt", "negatives", "longest") if hasattr(section, name)}
+    return Rule(together=together, **given)
 
 
 def as_json(prediction: Any) -> Any:

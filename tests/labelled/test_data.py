@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import shlex
 
 import pytest
 
+from yanmo import cli
 from yanmo.errors import UserError
 from yanmo.labelled.data import read_data, sums_of
 from yanmo.labelled.examples import Classified
@@ -39,6 +41,23 @@ def test_unreadable_examples_are_refused_or_left_out_and_said(tmp_path):
     assert "train.jsonl:7" in said[0]
 
 
+def test_answers_that_are_not_in_their_place_are_refused_or_left_out(tmp_path):
+    context = "The mill stands by the river and turns."
+    rows = [
+        {"id": str(number), "context": f"{number} {context}", "question": "Where?", "answers": [answer]}
+        for number in range(10, 40)
+        for answer in [{"text": "by the river", "answer_start": 19 if number > 10 else 20}]
+    ]
+    section = {"kind": "answering", "train": written(tmp_path / "asked.jsonl", rows)}
+    with pytest.raises(UserError, match=r"places of answers: 1 \(3.3%\) of 30 answers .*asked.jsonl:1.*yanmo lint"):
+        read_data(parse_task({**section, "validation": 0.01}), say=lambda _: None)
+    said = []
+    data = read_data(parse_task({**section, "on_error": "skip"}), say=said.append)
+    assert len(data.train) + len(data.valid) == 29
+    assert "1 of 30 examples cannot be read and are left out; the first: " in said[0]
+    assert "asked.jsonl:1: answer 'by the river' is not at character 20 of its context" in said[0]
+
+
 def test_files_of_a_glob_are_summed_each_and_compressed_ones_as_they_lie(tmp_path):
     written(tmp_path / "part1.jsonl", reviews(20))
     written(tmp_path / "part2.jsonl.gz", reviews(20, begin=20))
@@ -59,6 +78,24 @@ def test_a_limit_draws_from_all_examples_and_keeps_their_order(tmp_path):
     assert len(numbers) == 20
     assert numbers == sorted(numbers)
     assert numbers[-1] > 50
+
+
+def test_the_command_that_shows_all_of_it_names_all_that_was_read(tmp_path, monkeypatch, capsys):
+    rows = [{"review": row["text"], "label": [row["label"]]} for row in reviews(60)]
+    for name, part in (("a b", rows[:30]), ("c", rows[30:]), ("valid", rows[:10])):
+        written(tmp_path / f"{name}.jsonl", part)
+    train = [str(tmp_path / f"{name}.jsonl") for name in ("a b", "c")]
+    known = {"kind": "classification", "several": True, "fields": {"text": "review"}, "valid": str(tmp_path / "valid.jsonl")}
+    said = []
+    read_data(parse_task({**known, "train": train, "lint": False}), say=said.append)
+    command = said[-1].split("`")[1]
+    monkeypatch.setattr("sys.argv", [*shlex.split(command), "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["parts"] == {"train": 60, "valid": 10}
+    assert "overlap" in said[-1]
+    assert next(one for one in shown["sections"] if one["name"] == "overlap")["verdict"] != "ok"
 
 
 @pytest.mark.parametrize("seed", range(5))

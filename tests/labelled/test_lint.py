@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from yanmo import display
+from yanmo import cli, display
 from yanmo.errors import UserError
 from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Message, Related, Retrieved, Rewritten, Span, Tagged
 from yanmo.labelled.findings import LintReport, shortened
@@ -193,6 +193,69 @@ def test_files_with_faults(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("\n")
     with pytest.raises(UserError, match="there is no example in it"):
         lint_files(str(tmp_path), "classification")
+
+
+def test_numbers_of_several_people_are_no_contradictions_until_they_are_far_apart() -> None:
+    train = classified(*((f"t {number // 2}", float(number // 2 % 5) + 0.2 * (number % 2)) for number in range(40)))
+    section = lint("regression", train)["contradictions"]
+    assert (section.verdict, section.figures["repeated"], section.figures["count"]) == ("ok", 20, 0)
+    far = [*train, Classified(origin="f:9", text="t 0", label=4.0)]
+    section = lint("regression", far)["contradictions"]
+    assert (section.verdict, section.figures["count"], section.figures["texts"]) == ("look at", 3, 1)
+    assert section.examples[0].origin == "f:1 0 and f:9 4"
+
+
+def test_contradictions_of_questions_name_the_answers() -> None:
+    spans = [("f:1", Span("abc", 0)), ("f:2", Span("abd", 4)), ("f:3", Span("abc", 0))]
+    asked = [Asked(origin=origin, id=origin, context="abc abd", question="who", answers=(span,)) for origin, span in spans]
+    section = lint("answering", asked)["contradictions"]
+    assert (section.examples[0].origin, section.examples[0].text) == ("f:1 abc and f:2 abd", "who")
+
+
+def test_questions_without_an_answer_are_no_labels_to_merge() -> None:
+    asked = [Asked(id=str(n), context=f"abc {n}", question="q", answers=(Span("abc", 0),) if n else ()) for n in range(20)]
+    section = lint("answering", asked)["labels"]
+    assert (section.verdict, "no answer" in section.advice, "merge" in section.advice) == ("look at", True, False)
+    assert lint("answering", asked[1:])["labels"].verdict == "ok"
+    assert lint("answering", asked[:1])["labels"].verdict == "do not train"
+
+
+def test_a_folder_and_a_test_beside_it(tmp_path: Path) -> None:
+    for name, examples in (("train", good(20)), ("dev", good(8)), ("test", good(4)), ("other", good(2))):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": e.text, "label": e.label}) for e in examples))
+    report = lint_files(str(tmp_path), "classification", test=str(tmp_path / "other.jsonl"))
+    assert report.parts == {"train": 20, "valid": 8, "test": 2}
+
+
+def test_what_would_mend_a_record_is_shown_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"a_field_with_a_long_name_{number}" for number in range(8)]
+    (tmp_path / "train.jsonl").write_text(json.dumps({**dict.fromkeys(names, 1), "txet": "x", "label": "ja"}))
+    report = lint_files(str(tmp_path / "train.jsonl"), "classification", fields={"text": "text"})
+    asked = "did you mean 'txet'?; name it with `fields: {text: NAME}`"
+    assert report.as_json()["sections"][0]["examples"][0]["text"].endswith(asked)
+    report.show()
+    out = capsys.readouterr().out
+    assert asked in " ".join(out.split())
+    assert max(map(display_width, out.splitlines())) <= 80
+
+
+def test_several_files_and_settings_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for number, name in enumerate(("a", "b c", "d=e")):
+        lines = [json.dumps({"review": f"{one.text} {number}", "label": one.label}) for one in good(20)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        paths.append(str(tmp_path / f"{name}.jsonl"))
+    words = ["yanmo", "lint", *paths, "--task", "classification", "fields.text=review", "--json"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    assert json.loads(capsys.readouterr().out)["parts"] == {"train": 60}
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -223,8 +223,9 @@ def test_the_oldest_turns_are_cut_and_what_the_system_says_stays() -> None:
     last = encode_conversation(tokens, [talk[0], *talk[-2:]])
     assert (clipped.ids.tolist(), clipped.cut, clipped.lost) == (last.ids[:12].tolist(), 7, len(last.ids) - 12)
     least = len(encode_conversation(tokens, [talk[0], *asked[-3:]]).ids)
-    with pytest.raises(UserError, match="in these nobody answers"):
-        encode_conversation(tokens, asked, length=least - 1)
+    kept = encode_conversation(tokens, asked, length=least - 1)
+    answered = encode_conversation(tokens, talk, length=least - 1)
+    assert (kept.ids.tolist(), kept.cut) == (answered.ids.tolist(), answered.cut), "what nobody answers goes first"
     doubled, without = [talk[0], Message("user", "a"), *talk[1:]], encode_conversation(tokens, [talk[0], *talk[3:]])
     found = encode_conversation(tokens, doubled, length=len(encode_conversation(tokens, doubled).ids) - 1)
     assert (found.cut, found.ids.tolist()) == (1, without.ids.tolist()), "both messages of the user go"

@@ -10,10 +10,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from itertools import combinations
 
-from yanmo.labelled.content import gold_of, group_of, input_of, labels_of
-from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
+from yanmo.labelled.content import gold_of, group_of, input_of, labels_of, right_of
+from yanmo.labelled.examples import (
+    Asked,
+    Classified,
+    Conversation,
+    Example,
+    Related,
+    Retrieved,
+    Rewritten,
+    Tagged,
+    is_placed,
+)  # fmt: skip
 from yanmo.labelled.fields import BadExample
-from yanmo.labelled.findings import Section, Verdict, share, shortened, shown
+from yanmo.labelled.findings import SHOWN, Section, Verdict, Whole, share, shortened, shown
 from yanmo.labelled.subject import Subject
 from yanmo.labelled.tags import entities, scheme_of
 from yanmo.labelled.tags import faults as illegal_tags
@@ -32,6 +42,8 @@ ODD = 0.02
 """Share of targets of an odd length from which source and target may not belong together."""
 MANY = 12
 """Labels that are listed."""
+BRIEF = 40
+"""Columns of a label or an answer that stands beside its place."""
 HELD_OUT = ("valid", "test")
 
 
@@ -55,7 +67,7 @@ def _unread(data: Subject, name: str, faults: Sequence[BadExample], well: str) -
         "do not train",
         (f"{share(len(faults), whole)} cannot be read: {counts}",),
         {"count": len(faults), "by problem": dict(by_problem)},
-        shown([(fault.origin, fault.sentence) for fault in faults]),
+        tuple(Whole(fault.origin, fault.sentence) for fault in faults[:SHOWN]),
         "mend or delete these lines: training stops at the first of them; or leave them out with on_error=skip",
     )
 
@@ -93,10 +105,22 @@ def _weigh(kind: str, train: Counter[str], rare: list[str]) -> tuple[Verdict, st
     top, total = max(train.values(), default=0), sum(train.values())
     if not train or (len(train) < 2 and kind in ("classification", "relation")):
         return "do not train", "there is nothing to tell apart; give examples of two labels at least"
+    if kind == "answering":
+        return _weigh_answers(train)
     if rare:
         return "look at", "merge rare labels, label more of them, or expect no reliable figure for them"
     if kind == "classification" and top > ONE_SIDED * total:
         return "look at", "saying the most frequent label every time is right as often; judge by macro F1, weigh the classes"
+    return "ok", ""
+
+
+def _weigh_answers(train: Counter[str]) -> tuple[Verdict, str]:
+    if not train["answered"]:
+        return "do not train", "there is nothing to learn where no question has an answer"
+    if train["answered"] < RARE:
+        return "look at", "give more questions that have an answer; expect no reliable figure from so few"
+    if 0 < train["no answer"] < RARE:
+        return "look at", "when there is no answer is learned from these few: give more of them, or leave them out"
     return "ok", ""
 
 
@@ -179,6 +203,7 @@ def new_labels(data: Subject) -> Section | None:
             for label in set(labels_of(example)) - known:
                 count[label] += 1
                 odd.append((example.origin, f"{label}: {group_of(example)}"))
+    unseen = bool(odd)
     found = [f"held out, and not in train: {', '.join(f'{label} ({many})' for label, many in count.items())}"] if odd else []
     if data.labels is not None:
         types = {label for label in map(_type, data.labels) if label} if data.kind == "labelling" else set(data.labels)
@@ -191,6 +216,9 @@ def new_labels(data: Subject) -> Section | None:
         found += [f"labels of the model that train does not have: {', '.join(idle)}"] if idle else []
     advice = "a network can only give labels that it knows: mend them, or put examples of them into train" if odd else ""
     figures = {"labels": sorted(count)}
+    if odd and data.rule.measures and not unseen:
+        advice = "this model is not measured on them (yanmo evaluate); to learn them, begin with the pretrained folder"
+        return Section("new labels", "look at", tuple(found), figures, shown(odd), advice)
     return Section("new labels", "do not train" if odd else "ok", tuple(found or ["none"]), figures, shown(odd), advice)
 
 
@@ -220,15 +248,13 @@ def duplicates(data: Subject) -> Section:
 
 def contradictions(data: Subject) -> Section | None:
     """The same input with another label."""
-    if data.kind not in ("classification", "regression", "labelling", "relation", "answering"):
+    if data.kind == "regression":
+        return _spread(data)
+    if data.kind not in ("classification", "labelling", "relation", "answering"):
         return None
-    groups: dict[Hashable, list[Example]] = defaultdict(list)
-    for example in data.train:
-        if gold_of(example) is not None:
-            groups[input_of(example)].append(example)
-    odd = [group for group in groups.values() if len(group) > 1 and _contradict(group)]
-    count = sum(map(len, odd))
-    wrong = sum(len(group) - max(Counter(map(gold_of, group)).values()) for group in odd)
+    odd = [(group, pair) for group in _groups(data) if (pair := _opposed(group)) is not None]
+    count = sum(len(group) for group, _ in odd)
+    wrong = sum(len(group) - max(Counter(map(gold_of, group)).values()) for group, _ in odd)
     many = wrong > CONTRADICTED * len(data.train)
     return Section(
         "contradictions",
@@ -236,22 +262,58 @@ def contradictions(data: Subject) -> Section | None:
         (f"{share(count, len(data.train))} of train say the same as another example with another label; for "
          f"{share(wrong, len(data.train))} most of the others say something else",),
         {"count": count, "texts": len(odd), "outvoted": wrong},
-        shown([(f"{_brief(group)}", group_of(group[0])) for group in odd]),
+        shown([(_brief(pair), pair[0].question if isinstance(pair[0], Asked) else group_of(pair[0])) for _, pair in odd]),
         "decide on one label for each, or take all of them out" if odd else "",
     )  # fmt: skip
 
 
-def _contradict(group: list[Example]) -> bool:
-    if isinstance(group[0], Asked):
-        answers = [frozenset(example.answers or ()) for example in group if isinstance(example, Asked)]
-        return any(not (one & other) and one != other for one, other in combinations(answers, 2))
-    return len({gold_of(example) for example in group}) > 1
+def _groups(data: Subject) -> list[list[Example]]:
+    """The examples of train that have a label and the same input, where they are several."""
+    groups: dict[Hashable, list[Example]] = defaultdict(list)
+    for example in data.train:
+        if gold_of(example) is not None:
+            groups[input_of(example)].append(example)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _brief(group: list[Example]) -> str:
-    first, other = group[0], next(one for one in group if gold_of(one) != gold_of(group[0]))
-    named = [f"{one.origin} {'/'.join(labels_of(one)) if not isinstance(one, Tagged) else ''}".strip() for one in (first, other)]
-    return " and ".join(named)
+def _opposed(group: list[Example]) -> tuple[Example, Example] | None:
+    """The first two that contradict each other; answers do where not one of them is the same."""
+    for one, other in combinations(group, 2):
+        if isinstance(one, Asked) and isinstance(other, Asked):
+            here, there = frozenset(one.answers or ()), frozenset(other.answers or ())
+            if not here & there and here != there:
+                return one, other
+        elif gold_of(one) != gold_of(other):
+            return one, other
+    return None
+
+
+def _brief(pair: tuple[Example, Example]) -> str:
+    """Where both are, and what they say; the tags of a text are too many for that."""
+    said = ["" if isinstance(one, Tagged) else shortened(right_of(one), BRIEF) for one in pair]
+    return " and ".join(f"{one.origin} {text}".strip() for one, text in zip(pair, said, strict=True))
+
+
+def _spread(data: Subject) -> Section:
+    """The same input with numbers that are further apart than all numbers deviate: nobody agrees on each to the last digit."""
+    numbers = [_number(example) for example in data.train if gold_of(example) is not None]
+    deviation = statistics.pstdev(numbers) if numbers else 0.0
+    lines = [sorted(group, key=_number) for group in _groups(data)]
+    odd = [line for line in lines if _number(line[-1]) - _number(line[0]) > deviation]
+    count = sum(map(len, odd))
+    return Section(
+        "contradictions",
+        "look at" if odd else "ok",
+        (f"{share(sum(map(len, lines)), len(data.train))} of train say the same as another example; the numbers of "
+         f"{share(count, len(data.train))} are further apart than all numbers deviate ({deviation:.3g})",),
+        {"count": count, "texts": len(odd), "repeated": len(lines), "deviation": deviation},
+        shown([(_brief((line[0], line[-1])), group_of(line[0])) for line in odd]),
+        "look which of them is right; the mean of several people's numbers is learned better" if odd else "",
+    )  # fmt: skip
+
+
+def _number(example: Example) -> float:
+    return float(example.label) if isinstance(example, Classified) and isinstance(example.label, int | float) else 0.0
 
 
 def overlap(data: Subject) -> Section | None:
@@ -308,11 +370,11 @@ def offsets(data: Subject) -> Section | None:
     if not asked:
         return None
     answers = [(example, answer) for example in asked for answer in example.answers or ()]
-    odd = [(one, answer) for one, answer in answers if not one.context.startswith(answer.text, answer.start)]
+    odd = [(one, answer) for one, answer in answers if not is_placed(one, answer)]
     elsewhere = sum(1 for one, answer in odd if answer.text in one.context)
     return Section(
         "places of answers",
-        "do not train" if len(odd) > 0.01 * len(answers) else "look at" if odd else "ok",
+        "do not train" if odd else "ok",
         (f"{share(len(odd), len(answers))} of {len(answers):,} answers are not at their offset; {elsewhere:,} of these stand "
          "elsewhere in the context",),
         {"count": len(odd), "elsewhere": elsewhere, "answers": len(answers)},
@@ -321,7 +383,8 @@ def offsets(data: Subject) -> Section | None:
              f"{one.context[answer.start : answer.start + len(answer.text)]!r}")
             for one, answer in odd
         ]),
-        "offsets count characters of the context as it is in the file; were blanks or marks changed afterwards?" if odd else "",
+        "offsets count characters of the context as it is in the file; were blanks or marks changed afterwards? Mend them, or "
+        "leave these questions out with on_error=skip" if odd else "",
     )  # fmt: skip
 
 

@@ -101,3 +101,8 @@ def unlabelled(example: E) -> E:
     label = LABELS.get(type(example))
     known: dict[str, Any] = {} if label is None else {label: None}
     return replace(example, **known)
+
+
+def is_placed(example: Asked, answer: Span) -> bool:
+    """Whether an answer stands where it is said to."""
+    return example.context.startswith(answer.text, answer.start)

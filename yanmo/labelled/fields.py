@@ -18,8 +18,8 @@ Problem = Literal["file", "missing", "empty", "type", "length", "tag", "role", "
 Names = Mapping[str, tuple[str, ...]]
 
 _CLASSIFIED: Names = {
-    "text": ("text", "text_a", "sentence1", "premise", "question1", "question", "sentence"),
-    "pair": ("pair", "text_b", "sentence2", "hypothesis", "question2", "sentence", "passage"),
+    "text": ("text", "text_a", "text1", "sentence1", "premise", "question1", "question", "sentence"),
+    "pair": ("pair", "text_b", "text2", "sentence2", "hypothesis", "question2", "sentence", "passage"),
     "label": ("label", "labels", "gold_label", "score"),
 }
 _REWRITTEN: Names = {
@@ -60,6 +60,8 @@ NAMES: dict[str, Names] = {
         "negatives": ("negatives", "negative", "neg"),
     },
 }
+ANSWERS = {"sentence": "question", "passage": "question"}
+"""Names that are a second text's only beside a first text of this name, as in QNLI and BoolQ."""
 SHOWN = 12
 """Names that an error lists."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -98,10 +100,13 @@ class Record:
     table: bool = False
 
     def name(self, field: str, but: str | None = None) -> str | None:
-        """What a field is called here, None where the record has none; `but` is taken already."""
-        for name in self.names[field]:
+        """What a field is called here, None where the record has none; `but` is taken already, and the field is beside it."""
+        known = self.names[field]
+        for name in known:
             value = self.values.get(name)
-            if value is not None and name != but and not (self.table and value == ""):
+            if but is not None and (name == but or (len(known) > 1 and ANSWERS.get(name, but) != but)):
+                continue
+            if value is not None and not (self.table and value == ""):
                 return name
         return None
 
@@ -169,11 +174,15 @@ class Record:
     def number(self, value: Any, name: str) -> float:
         """A finite number, from a number or (in tables) from its digits."""
         try:
-            found = math.nan if isinstance(value, bool) else float(value)
+            found = None if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
-            found = math.nan
-        if not math.isfinite(found):
+            found = None
+        except OverflowError:
+            found = math.inf
+        if found is None:
             raise self.bad("type", f"field {name!r} must be a number and is {kind_of(value)}: {short(value)}")
+        if not math.isfinite(found):
+            raise self.bad("type", f"field {name!r} must be a finite number and is {short(value)}")
         return found
 
     def bad(self, problem: Problem, sentence: str) -> BadExample:
@@ -193,5 +202,5 @@ def short(value: Any, width: int = 60) -> str:
 
 
 def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, [str(one) for one in known], n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, [str(one) for one in known], n=1, cutoff=0.65)
     return f"; did you mean {found[0]!r}?" if found else ""

@@ -25,6 +25,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Whole(Shown):
+    """One of which every word is shown: what is said of a record that cannot be read, with what would mend it."""
+
+
+@dataclass(frozen=True)
 class Section:
     """One finding, or that there is nothing to find. found: sentences; figures: the same numbers by name; advice: what to do."""
 
@@ -82,7 +87,8 @@ def _lines(section: Section, folder: str) -> list[tuple[str, str]]:
     if section.verdict == "ok":
         return lines
     for one in section.examples:
-        lines.append((display.EXAMPLE, f"{one.origin.replace(folder, '') if folder else one.origin}  {one.text}"))
+        style = "" if isinstance(one, Whole) else display.EXAMPLE
+        lines.append((style, f"{one.origin.replace(folder, '') if folder else one.origin}  {one.text}"))
     return lines + ([("italic", f"→ {section.advice}")] if section.advice else [])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from yanmo.labelled.content import labels_of, texts_of
-from yanmo.labelled.examples import Asked, Classified, Conversation, Example, Related, Retrieved, Rewritten, Tagged
+from yanmo.labelled.examples import Asked, Conversation, Example, Related, Retrieved, Rewritten, Tagged
 from yanmo.labelled.findings import Section, share, shortened, shown
 from yanmo.labelled.subject import Subject
 from yanmo.labelled.tags import entities
@@ -24,13 +24,16 @@ LONG = {
     "answering": WINDOWS,
     "relation": "what stands around head and tail is read",
 }
+BEGINNING = "only their beginning is read"
 SHORTENED = {
-    "translation": "only their beginning is read",
-    "summarisation": "only their beginning is read",
-    "rewriting": "only their beginning is read",
+    "translation": BEGINNING,
+    "summarisation": BEGINNING,
+    "rewriting": BEGINNING,
     "dialogue": "their oldest turns are left out",
+    "retrieval": "query and texts share a row, and are learned from their beginnings",
 }
-ADVICE = "shorten them, leave them out, or take a longer network"
+SHARED = "source and target share a row, and the ends of both have no place in it"
+LONGER = "shorten them, leave them out, or take a longer network"
 UNKNOWN = (0.001, 0.05)
 """Share of unknown tokens from which it matters, and from which the tokenizer is not for this text."""
 LEAKS = (0.05, 0.9)
@@ -45,9 +48,7 @@ def lengths(data: Subject) -> Section | None:
     """How many examples are longer than the network reads at once, and what is done with them."""
     if data.tokens is None or not data.all:
         return None
-    read = data.read
-    around = len(data.tokens.prefix) + len(data.tokens.suffix)
-    sizes = [read.size(example) + around + (len(texts_of(example)) - 1 if _is_pair(example) else 0) for example in data.all]
+    sizes = data.sizes
     low, high, most = (int(value) for value in np.percentile(sizes, (50, 95, 100)))
     found = [f"{low:,} tokens (median), {high:,} (95 of 100 have at most so many), {most:,} (the longest)"]
     figures = {"median": low, "95%": high, "longest": most}
@@ -56,41 +57,81 @@ def lengths(data: Subject) -> Section | None:
     length = data.length
     long = [(example, size) for example, size in zip(data.all, sizes, strict=True) if size > length]
     kept = LONG.get(data.kind)
-    treated = f": {kept or SHORTENED.get(data.kind, 'they do not fit')}" if long else ""
-    found.append(f"{share(len(long), len(sizes))} are longer than {length:,}{treated}")
+    shortened = SHARED if data.rule.together is not None else SHORTENED.get(data.kind, "they do not fit")
+    found.append(f"{share(len(long), len(sizes))} are longer than {length:,}" + (f": {kept or shortened}" if long else ""))
+    found += _unwritten(data)
     lost = 0 if kept else len(long)
+    useless = lost > 0.5 * len(sizes) and data.kind not in ("dialogue", "retrieval")
     return Section(
         "lengths",
-        "ok" if not lost else "do not train" if lost > 0.5 * len(sizes) and data.kind != "dialogue" else "look at",
+        "ok" if not lost else "do not train" if useless else "look at",
         tuple(found),
         {**figures, "length": length, "longer": len(long)},
         shown([(example.origin, f"{size:,} tokens: {texts_of(example)[0]}") for example, size in long]),
-        "a longer network or a `length` that fits spares windows" if long and kept else ADVICE if lost else "",
+        _advice(data, most, "reads all of them at once") if long else "",
     )
 
 
-def _is_pair(example: Example) -> bool:
-    return isinstance(example, Classified | Asked)
+def _unwritten(data: Subject) -> list[str]:
+    """A sentence on targets that are longer than what is written, if any are."""
+    most, sizes = data.rule.longest, data.read.sizes
+    targets = [text for one in data.all if isinstance(one, Rewritten) for text in one.targets or ()]
+    long = sum(1 for text in targets if most is not None and sizes[text] > most)
+    said = f"{share(long, len(targets))} of the targets are longer than the {most} tokens that are written at most (longest)"
+    return [said] if long else []
+
+
+def _advice(data: Subject, needed: int, does: str) -> str:
+    """What to do for rows that need so many places: longer ones, as far as the network goes. does: what these do."""
+    positions = data.rule.positions
+    if positions is None:
+        return "shorten them, leave them out, or make rows longer (training.length), as far as the network goes"
+    if data.length is None or data.length >= positions:
+        return LONGER
+    if needed <= positions:
+        return f"training.length={needed} {does}"
+    return f"training.length={positions} is as far as this network goes; what is longer still: {LONGER}"
+
+
+def room(data: Subject) -> Section | None:
+    """Pairs and questions of which what is in every window leaves no room for the rest: training stops at them."""
+    if data.tokens is None or data.length is None:
+        return None
+    least = {place: data.least(example) for place, example in enumerate(data.all)}
+    if not any(least.values()):
+        return None
+    odd = [(data.all[place], size) for place, size in least.items() if size > data.length]
+    noun = _FILLS.get(data.kind, "the shorter text of a pair")
+    needed = max(size for _, size in odd) if odd else 0
+    return Section(
+        "room",
+        "do not train" if odd else "ok",
+        (f"in {share(len(odd), len(data.all))} examples {noun} leaves no room for the rest in rows of {data.length:,}",),
+        {"count": len(odd), "needed": needed},
+        shown([(one.origin, f"needs rows of {size:,} at least: {texts_of(one)[0]}") for one, size in odd]),
+        f"reading stops at them: {_advice(data, needed, 'has room for all')}" if odd else "",
+    )
+
+
+_FILLS = {"answering": "the question", "retrieval": "the number of texts"}
 
 
 def lost_labels(data: Subject) -> Section | None:
-    """Labels that a network would not see: beyond its length, longer than a window, or on words without a token."""
+    """Labels that a network would not see or give: beyond its length, longer than a window or an answer, without a token."""
     if data.tokens is None or data.kind not in ("labelling", "answering", "relation"):
         return None
     odd: list[tuple[str, str]] = []
     beyond = 0
     empty = _without_tokens(data, data.tokens)
-    around = len(data.tokens.prefix) + len(data.tokens.suffix)
-    read = data.read
-    for example in data.all:
-        long = data.length is not None and read.size(example) + around > data.length
+    for example, size in zip(data.all, data.sizes, strict=True):
+        long = data.length is not None and size > data.length
         if isinstance(example, Tagged) and example.tags and (long or (empty and not empty.isdisjoint(example.tokens))):
             odd += _lost_entities(example, data.tokens, data.length, empty)
             beyond += long and _beyond(example, data.tokens, data.length or 0)
         elif long:
-            parts = _parts(example)
-            room = (data.length or 0) - around - (read.sizes[example.question] + 1 if isinstance(example, Asked) else 0)
-            for begin, end in parts:
+            room = (data.length or 0) - data.around
+            room -= data.read.sizes[example.question] + data.between if isinstance(example, Asked) else 0
+            for begin, end in _parts(example):
                 if len(data.tokens.encode([_text(example)[begin:end]])[0]) > room:
                     odd.append((example.origin, f"longer than a window: {_text(example)[begin:end]}"))
                 beyond += len(data.tokens.encode([_text(example)[:end]])[0]) > room
@@ -98,14 +139,27 @@ def lost_labels(data: Subject) -> Section | None:
     found = [f"{len(odd):,} {noun} {why}"]
     if data.length is not None:
         found.append(f"{beyond:,} end beyond the first {data.length:,} tokens, where cutting off would lose them")
-    figures = {"lost": len(odd), "beyond": beyond}
-    return Section("lost labels", "look at" if odd else "ok", tuple(found), figures, shown(odd), advice if odd else "")
+    figures, advices = {"lost": len(odd), "beyond": beyond}, [advice] if odd else []
+    if (most := data.rule.longest) is not None and (unsaid := _unsaid(data, data.tokens, most)):
+        found.append(f"{len(unsaid):,} are longer than the {most:,} tokens of an answer at most (longest): they are never given")
+        figures["unsaid"] = len(unsaid)
+        odd += [(example.origin, f"{size:,} tokens: {text}") for example, text, size in unsaid]
+        advices.append(f"longest={max(size for _, _, size in unsaid)} lets all answers be given")
+    return Section("lost labels", "look at" if odd else "ok", tuple(found), figures, shown(odd), "; ".join(advices))
+
+
+def _unsaid(data: Subject, tokens: Tokens, most: int) -> list[tuple[Asked, str, int]]:
+    """The answers that have more tokens than an answer may have, and how many."""
+    asked = [(one, answer.text) for one in data.all if isinstance(one, Asked) for answer in one.answers or ()]
+    texts = list(dict.fromkeys(text.strip() for _, text in asked))
+    sizes = dict(zip(texts, map(len, tokens.encode(texts)), strict=True))
+    return [(one, text, sizes[text.strip()]) for one, text in asked if sizes[text.strip()] > most]
 
 
 _LOST = {
     "labelling": ("entities", "have no token, or are longer than a window", "clean these words, or label shorter parts"),
-    "answering": ("answers", "are longer than a window", "shorten them, leave them out, or take a longer network"),
-    "relation": ("heads and tails", "are longer than a window", "leave them out, or take a longer network"),
+    "answering": ("answers", "are longer than a window", "shorten them, leave them out, or make rows longer"),
+    "relation": ("heads and tails", "are longer than a window", "leave them out, or make rows longer"),
 }
 
 
@@ -258,4 +312,4 @@ def _name_pattern(name: str) -> tuple[str, re.Pattern[str]]:
     return word, re.compile(border.format(re.escape(word)))
 
 
-REACH: tuple[Callable[[Subject], Section | None], ...] = (lengths, lost_labels, characters, leakage)
+REACH: tuple[Callable[[Subject], Section | None], ...] = (lengths, room, lost_labels, characters, leakage)

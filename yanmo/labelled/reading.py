@@ -165,5 +165,7 @@ def _examples(raw: Raw, origin: str, names: Names, wanted: Wanted) -> list[Any]:
         value = {names["text"][0]: value}
     if not isinstance(value, dict):
         raise BadExample(origin, "type", f"an example is an object with {', '.join(names)}, not {kind_of(value)}: {short(value)}")
+    if raw.columns and wanted.labelled and value["tags"] is None:
+        raise BadExample(origin, "missing", "only one column was found; tokens and tags are separated by blanks or tabs")
     own = NAMES[wanted.kind] if raw.columns else names
     return examples_of(Record(origin, value, own, raw.table), wanted)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from yanmo.labelled.content import texts_of
-from yanmo.labelled.examples import Example, Retrieved, Rewritten
+from yanmo.labelled.examples import Asked, Classified, Example, Retrieved, Rewritten
 from yanmo.labelled.fields import BadExample
 from yanmo.tokenizer import Tokens, encode_documents
+
+CONTEXT = 8
+"""Tokens of a context that a question must leave room for."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +24,25 @@ class Read:
     sizes: dict[str, int]
     unknown: dict[str, int]
 
-    def size(self, example: Example) -> int:
-        """Tokens of the longest sequence that an example needs at once, without special ones."""
-        texts = [self.sizes[text] for text in texts_of(example)]
-        return max(texts) if isinstance(example, Rewritten | Retrieved) else sum(texts)
+
+@dataclass(frozen=True)
+class Rule:
+    """How a network reads the examples of its task, as far as their kind does not say. positions: as long as rows can be.
+    together: special tokens of a row that source and target share, None where each has its own. prompt: before every source.
+    negatives: of an example's own, so many are read. longest: tokens that are written, or that an answer has, at most.
+    measures: the network has learned the task, and its labels are what it is measured by."""
+
+    positions: int | None = None
+    together: int | None = None
+    prompt: str = ""
+    negatives: int = 1
+    longest: int | None = None
+    measures: bool = False
 
 
 @dataclass(frozen=True)
 class Subject:
-    """labels: those that the network knows, or is to know."""
+    """labels: those that the network knows, or is to know. length: of its rows."""
 
     kind: str
     parts: dict[str, tuple[Example, ...]]
@@ -36,6 +50,7 @@ class Subject:
     length: int | None
     labels: tuple[str, ...] | None
     faults: tuple[BadExample, ...]
+    rule: Rule = field(default_factory=Rule)
 
     @property
     def train(self) -> tuple[Example, ...]:
@@ -54,3 +69,55 @@ class Subject:
         found = [(len(one.tokens), int(np.count_nonzero(one.tokens == unknown))) for one in encode_documents(self.tokens, texts)]
         sizes, counts = zip(*found, strict=True) if found else ((), ())
         return Read(dict(zip(texts, sizes, strict=True)), dict(zip(texts, counts, strict=True)))
+
+    @property
+    def around(self) -> int:
+        """Special tokens around a text."""
+        assert self.tokens is not None, "nothing is around a text without a tokenizer"
+        return len(self.tokens.prefix) + len(self.tokens.suffix)
+
+    @property
+    def between(self) -> int:
+        """Special tokens between two texts."""
+        return int(self.tokens is not None and self.tokens.separator is not None)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Places that each example takes where it is read at once and whole."""
+        sources = [one for one in self.all if isinstance(one, Rewritten)]
+        prompted = {one.source: self.read.sizes[one.source] for one in sources}
+        if self.rule.prompt and sources and self.tokens is not None:
+            texts = encode_documents(self.tokens, [self.rule.prompt + source for source in prompted])
+            prompted = {source: len(one.tokens) for source, one in zip(prompted, texts, strict=True)}
+        return [self._size(example, prompted) for example in self.all]
+
+    def _size(self, example: Example, prompted: Mapping[str, int]) -> int:
+        sizes = self.read.sizes
+        match example:
+            case Rewritten():
+                source, target = prompted[example.source], max((sizes[text] for text in example.targets or ()), default=0)
+                return max(source, target) + self.around if self.rule.together is None else source + target + self.rule.together
+            case Retrieved():
+                return sum(sizes[text] + self.around for text in self.beside(example))
+            case Classified() | Asked():
+                texts = texts_of(example)
+                return sum(sizes[text] for text in texts) + self.around + self.between * (len(texts) - 1)
+        return sum(sizes[text] for text in texts_of(example)) + self.around
+
+    def beside(self, example: Retrieved) -> tuple[str, ...]:
+        """The texts of an example that share a row."""
+        return example.query, example.positive, *example.negatives[: self.rule.negatives]
+
+    def least(self, example: Example) -> int:
+        """Places of a row that an example must have to be read at all, however many windows it has; 0 where any will do."""
+        sizes = self.read.sizes
+        match example:
+            case Classified(pair=str() as pair):           # the shorter text is in every window
+                fixed = min(sizes[example.text], sizes[pair])
+                return fixed + self.around + self.between + 1 + len(self.tokens.prefix if self.tokens is not None else ())
+            case Asked():
+                context = max(1, min(sizes[example.context], CONTEXT))
+                return sizes[example.question] + self.around + self.between + context
+            case Retrieved():
+                return (self.around + 1) * len(self.beside(example))
+        return 0

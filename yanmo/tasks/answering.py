@@ -111,6 +111,8 @@ class Answering(Task):
     names_labels = False
     takes = None
     wants = "context and question"
+    _language: str | None = None
+    """Of the answers that were measured last."""
 
     def __init__(
         self, network: Network, head: TaskHead | None, tokens: Tokens, section: Any, labels: Sequence[str], length: int
@@ -118,8 +120,6 @@ class Answering(Task):
         super().__init__(network, head, tokens, section, labels, length)
         looks_back = network.continues and not isinstance(network, Seq2Seq)
         self._none_is_last = bool(tokens.suffix) and (looks_back or not tokens.prefix)
-        self._language: str | None = None
-        """Of the answers that were measured last."""
 
     @classmethod
     def labels_of(cls, section: Any, examples: Sequence[Asked]) -> tuple[str, ...]:

@@ -88,8 +88,8 @@ def encode_conversation(
 ) -> Learned:
     """The ids of a conversation, and which of them are learned: what the assistant says, and the token that closes it.
 
-    learn: all turns of the assistant, or the last; what nobody answers any more is left out. length: what the network has room
-    for; where that is not enough the oldest turns are cut, each a user's message with all that follows until the next; what the
+    learn: all turns of the assistant, or the last. length: what the network has room for; where that is not enough, first what
+    nobody answers any more is cut, then the oldest turns, each a user's message with all that follows until the next; what the
     system says first stays. One role may speak twice in a row, where the template allows it. whole: a last turn that is too long
     is a mistake; else its end is left out. Raises UserError, with `origin` before it, for an unknown role, an empty message, no
     message of the assistant, and a template that refuses the messages or changes what is said.
@@ -98,7 +98,9 @@ def encode_conversation(
     if all(message.role != "assistant" for message in messages):
         raise UserError(f"{_at(origin)}nobody answers: no message has the role assistant, so there is nothing to learn")
     last = max(place for place, message in enumerate(messages, 1) if message.role == "assistant")
-    cut, (ids, learned) = _fitting(tokens, messages[:last], length, origin, prompt=False, whole=whole)
+    if length is not None and last < len(messages) and len(_encode(tokens, messages, origin, prompt=False)[0]) > length:
+        messages = messages[:last]
+    cut, (ids, learned) = _fitting(tokens, messages, length, origin, prompt=False, whole=whole)
     if learn == "last":
         (ends,) = np.diff(learned, append=False).nonzero()  # of stretches and of what is between them
         learned[: ends[-2] + 1 if len(ends) > 1 else 0] = False
@@ -188,8 +190,6 @@ def _fitting(
             high, found = middle, tried
         else:
             low = middle + 1
-    if whole and not prompt and not found[1].any():
-        raise UserError(f"{_at(origin)}there is room for {length} tokens, and in these nobody answers; shorten the last turn")
     return high, found
 
 
