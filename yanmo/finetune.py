@@ -15,6 +15,7 @@ import torch
 
 from yanmo import checkpoint, models, recipe
 from yanmo.adapt import RANK, WIDTH, Lora, add_bottlenecks, add_lora, freeze, learn_rows, usual_rank
+from yanmo.batch import Order
 from yanmo.card import named
 from yanmo.errors import UserError
 from yanmo.feed import Rows
@@ -78,28 +79,20 @@ def finetune(
     began = time.perf_counter()
     known = identity(trial, data.sums)
     task = start(trial, data.train)
-    ranks = Ranks(device=choose_device())
     order, held_out = task.order(data.train, trial.seed), task.order(data.valid, trial.seed, shuffle=False)
     for part, windows in (("train", order.windows), ("valid", held_out.windows)):
         for note in task.notes(windows):
             say(f"{part}: {note}")
     for sentence in task.shown(order.windows):
         say(sentence)
-    section = trial.section
-    rows = section.training.rows or max(1, round(section.training.batch * order.rows_per_epoch / order.pieces))
-    rate = at_width(rate_of(type(task), trial.method), task.network.config.width)
-    training = section.training.resolved(rows, task.length, rate, order.rows_per_epoch, trial.method, trial.share)
-    if training.validate_every is None:
-        every = validates_every(training, order, held_out.rows_per_epoch)
-        training = training.model_copy(update={"validate_every": every})
     trainer = Trainer(
         task,
         order,
         held_out,
-        training,
+        _training(trial, task, order, held_out),
         folder,
         trial.seed,
-        ranks=ranks,
+        ranks=Ranks(device=choose_device()),
         identity={"task": known},
         appraise=lambda: task.check(data.valid),
         progress=progress,
@@ -107,7 +100,7 @@ def finetune(
     )
     for note in task.beside(order.pieces / order.rows_per_epoch * trainer.share.micro):
         say(note)
-    if section.metric is not None:
+    if trial.section.metric is not None:
         task.merit(task.check(data.valid))                # a name that it does not find is said now
     prepared = time.perf_counter() - began
     outcome = trainer.fit()
@@ -119,10 +112,20 @@ def finetune(
     found |= {**measure(task, data, folder), **spent(task, outcome)}
     found["parameters"] = sum(one.numel() for one in task.parameters())
     with new_folder(folder / "model") as model:
-        facts = about(task, section, None if trial.method == "scratch" else trial.base, found)
+        facts = about(task, trial.section, None if trial.method == "scratch" else trial.base, found)
         save_task(task, model, trial.base, facts | {"method": trial.method, "seed": trial.seed})
     write_atomically(folder / RESULT, json.dumps(found, indent=1, ensure_ascii=False))
     return task, found
+
+
+def _training(trial: Trial, task: Task, order: Order, held_out: Rows) -> recipe.Training:
+    """The trainer's settings, with what the recipe leaves open: about `batch` examples a step."""
+    given = trial.section.training
+    rows = given.rows or max(1, round(given.batch * order.rows_per_epoch / order.pieces))
+    rate = at_width(rate_of(type(task), trial.method), task.network.config.width)
+    training = given.resolved(rows, task.length, rate, order.rows_per_epoch, trial.method, trial.share)
+    every = training.validate_every or validates_every(training, order, held_out.rows_per_epoch)
+    return training.model_copy(update={"validate_every": every})
 
 
 def start(trial: Trial, examples: Sequence[Example]) -> Task:
