@@ -239,11 +239,16 @@ def identity(trial: Trial, sums: Mapping[str, str]) -> str:
     what is frozen is read from there again when a trial goes on, for checkpoints have only what is learned."""
     left_out = {name: True for name in ("seeds", "methods", "tune", "lint", "parallel")} | {"training": UNHEARD}
     section = trial.section.model_dump(mode="json", exclude=left_out)
-    usual = [rate_of(TASKS[trial.section.kind], trial.method), few_steps(trial.method), EPOCHS, MOST_EPOCHS]
+    usual = usual_training(rate_of(TASKS[trial.section.kind], trial.method), trial.method)
     usual += [{"adapter": WIDTH, "lora": [RANK, LORA_SCALE]}.get(trial.method)]
     tree = {"section": section, "usual": usual, "base": sums_of_base(trial.base), "method": trial.method, "data": dict(sums)}
     tree |= {"share": trial.share}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def usual_training(rate: float, method: recipe.Method) -> list[Any]:
+    """What this version of the code trains by where the recipe leaves it open. rate: at width 256."""
+    return [rate, few_steps(method), EPOCHS, MOST_EPOCHS]
 
 
 def sums_of_base(base: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Adaptation: which parameters of a pretrained network are learned, how fast, and what is added to it for that."""
 
-from yanmo.adapt.bottleneck import WIDTH, add_bottlenecks, bottlenecks_of, remove_bottlenecks, usual_width
+from yanmo.adapt.bottleneck import WIDTH, add_bottlenecks, bottlenecks_of, remove_bottlenecks
 from yanmo.adapt.folder import OURS, THEIRS, Adapter, base_hash, check_base, load_adapter, read_adapter, save_adapter
 from yanmo.adapt.freezing import Touched, freeze, layerwise, thaw
 from yanmo.adapt.lora import RANK, Lora, add_lora, lora_layers, remove_lora, usual_rank
@@ -48,5 +48,4 @@ __all__ = [
     "sizes_of",
     "thaw",
     "usual_rank",
-    "usual_width",
 ]

@@ -92,7 +92,13 @@ def _decoded(data: bytes, name: str, encoding: str | None) -> tuple[str, str]:
 
     Bytes that do not fit are in it as _DAMAGE has them. Raises BadExample where lines cannot be told from each other then.
     """
-    encoding = encoding or _encoding(data)
+    if encoding is None and data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    if encoding is None:
+        try:
+            return data.decode().removeprefix("\ufeff"), "utf-8"
+        except UnicodeDecodeError:
+            encoding = _encoding(data)
     try:
         return data.decode(encoding).removeprefix("\ufeff"), encoding
     except LookupError:
@@ -108,10 +114,7 @@ def _decoded(data: bytes, name: str, encoding: str | None) -> tuple[str, str]:
 
 
 def _encoding(data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    if not _unfit([data], "utf-8"):
-        return "utf-8"
+    """What a file is in that is not all UTF-8: another encoding, or this one with damage."""
     lines = [line for line in data.split(b"\n") if not line.isascii()]
     broken = _unfit(lines, "utf-8")
     bad = len(_DAMAGE.findall(data.decode("utf-8", "surrogateescape")))

@@ -17,7 +17,18 @@ from yanmo import checkpoint, recipe
 from yanmo.batch import Order
 from yanmo.errors import UserError
 from yanmo.files import MANIFEST, new_folder, sha256_of, write_atomically
-from yanmo.finetune import RATES, RESULT, UNHEARD, about, measure, spent, sums_of_base, task_on, validates_every
+from yanmo.finetune import (
+    RATES,
+    RESULT,
+    UNHEARD,
+    about,
+    measure,
+    spent,
+    sums_of_base,
+    task_on,
+    usual_training,
+    validates_every,
+)  # fmt: skip
 from yanmo.labelled.data import Data
 from yanmo.memory import keep_freed_memory
 from yanmo.models.network import Network
@@ -28,7 +39,6 @@ from yanmo.objectives import Objective, objective_on
 from yanmo.optim import at_width
 from yanmo.parallel import Ranks, choose_device
 from yanmo.progress import Progress, silent
-from yanmo.recipe.tasks import EPOCHS, FEW_STEPS, MOST_EPOCHS
 from yanmo.shards import Shards
 from yanmo.tasks import TASKS, Task
 from yanmo.tasks.folder import open_base, save_task
@@ -54,6 +64,11 @@ class JointTrial:
     @property
     def is_new(self) -> bool:
         return next(iter(self.sections.values())).is_new
+
+    @property
+    def method(self) -> recipe.Method:
+        """All of the network is learned, with what it knows or without."""
+        return "scratch" if self.is_new else "full"
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,7 @@ def _training(trial: JointTrial, objective: MultiTask, parts: Parts, order: Mixe
     each = [one.pieces / one.rows_per_epoch for one in order.orders if isinstance(one, Order)]
     pieces = sum(count * many for count, many in zip(order.counts.tolist(), each, strict=True)) / order.block
     rows = given.rows or max(len(parts.objectives), round(given.batch / pieces))
-    rate = at_width(RATES["scratch" if trial.is_new else "full"], objective.network.config.width)
+    rate = at_width(RATES[trial.method], objective.network.config.width)
     training = given.resolved(rows, parts.length, rate, order.rows_per_epoch)
     held_out = sum(parts.valid[name].rows_per_epoch for name in parts.tasks)
     every = training.validate_every or validates_every(training, order, held_out)
@@ -216,5 +231,5 @@ def identity(trial: JointTrial, sums: Mapping[str, Mapping[str, str]]) -> str:
     text = sha256_of(trial.shards / MANIFEST) if trial.section.objective is not None else None
     tree = {"section": section, "sections": sections, "base": sums_of_base(trial.base), "weighting": trial.weighting}
     tree |= {"data": {name: dict(sums[name]) for name in trial.sections}, "text": text}
-    tree |= {"usual": [RATES["scratch" if trial.is_new else "full"], FEW_STEPS, EPOCHS, MOST_EPOCHS]}
+    tree |= {"usual": usual_training(RATES[trial.method], trial.method)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

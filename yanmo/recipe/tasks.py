@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -111,6 +112,11 @@ def as_several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def named_twice(values: Sequence[Any]) -> list[str]:
+    """Those of some values that stand there more than once."""
+    return sorted({str(value) for value in values if values.count(value) > 1})
+
+
 def _started(value: Any) -> Any:
     return {"start": value} if isinstance(value, str) else value
 
@@ -178,7 +184,7 @@ class TaskSection(Section):
     def _nothing_is_tried_twice(self) -> TaskSection:
         tried = {f"tune.{name}": values for name, values in self.tune.items()}
         for name, values in {"seeds": self.seeds, "methods": self.methods, **tried}.items():
-            if twice := sorted({str(value) for value in values if values.count(value) > 1}):
+            if twice := named_twice(values):
                 raise ValueError(f"{name}: {', '.join(twice)} is named twice; once is enough")
         return self
 

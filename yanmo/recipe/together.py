@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from yanmo.recipe.objectives import Objective
 from yanmo.recipe.section import Section
-from yanmo.recipe.tasks import TaskTraining, as_several
+from yanmo.recipe.tasks import TaskTraining, as_several, named_twice
 
 WeightingName = Literal["fixed", "uncertainty", "average", "gradnorm", "pcgrad"]
 
@@ -52,8 +52,7 @@ class Together(Section):
     @model_validator(mode="after")
     def _parts_are_told_apart(self) -> Together:
         for names, what in ((self.tasks, "task"), (self.weighting, "weighting"), (self.seeds, "seed")):
-            twice = sorted({str(name) for name in names if names.count(name) > 1})
-            if twice:
+            if twice := named_twice(names):
                 raise ValueError(f"{what} {', '.join(twice)} is named twice; once is enough")
         if taken := sorted({"trials", "blank", "tokenizer"} & set(self.tasks)):
             raise ValueError(f"tasks: {', '.join(taken)} is the name of a folder of its own here; give the task another name")

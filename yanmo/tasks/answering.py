@@ -25,7 +25,8 @@ from torch import Tensor
 from yanmo.batch import Packed, Row, parts_of
 from yanmo.errors import UserError
 from yanmo.labelled.content import NOTHING
-from yanmo.labelled.examples import Asked, Span
+from yanmo.labelled.examples import Asked, Span, is_placed
+from yanmo.labelled.subject import CONTEXT as LEAST
 from yanmo.models.heads import TaskHead
 from yanmo.models.network import Network
 from yanmo.models.seq2seq import Seq2Seq
@@ -37,8 +38,6 @@ from yanmo.tasks.task import Task
 from yanmo.tasks.windows import NO_WORDS, Window, lay_windows, room_beside, surrounded
 from yanmo.tokenizer import Tokens
 
-LEAST = 8
-"""Tokens of a context that a question must leave room for."""
 THRESHOLD = "threshold"
 SURE = 1e4
 """The absence of an answer where there is nothing that one could point at."""
@@ -288,8 +287,8 @@ def best_threshold(absences: np.ndarray, worth: np.ndarray, worth_of_none: np.nd
 def _checked(example: Asked, answer: Span) -> tuple[int, int]:
     """From which character to which an answer goes. Raises UserError where something else stands there."""
     end = answer.start + len(answer.text)
-    there = example.context[answer.start : end]
-    if there != answer.text:
+    if not is_placed(example, answer):
+        there = example.context[answer.start : end]
         at = example.context.find(answer.text)
         hint = f"it begins at {at}" if at >= 0 else "the context has it nowhere"
         raise UserError(
